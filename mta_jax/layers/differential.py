@@ -1,0 +1,146 @@
+"""Differential attention as a Flax module: one of the paper's baselines."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mta_jax.layers.attention import dropout_key
+from mta_jax.layers.group_norm import GroupNorm, lambda_init
+from mta_jax.layers.projections import heads_projection, output_projection, rotate
+from mta_jax.ops.differential_attention import differential_attention
+from mta_jax.ops.multi_token_attention import multi_token_attention
+from mta_jax.ops.rope import RopeLayout
+from mta_jax.typing import Array, DropoutKey, Float, Int
+
+
+class DifferentialAttention(nnx.Module):
+    """Differential Transformer attention (https://arxiv.org/abs/2410.05258, section 2).
+
+    Pairs of heads subtract their attention maps and share one value of twice the
+    head size, so that `num_heads` here and in an ordinary Transformer cost the same
+    parameters; the number of outputs heads is half of it. The weight of the
+    subtracted map is ``exp(lq1 . lk1) - exp(lq2 . lk2) + lambda_init(layer)``.
+
+    Args:
+      num_heads: heads of queries; even.
+      in_features: D, width of inputs and output.
+      num_kv_heads: heads of keys, even, divides `num_heads`; default: `num_heads`.
+      head_dim: H; default: ``in_features // num_heads``.
+      layer_index: position of the layer; sets ``lambda_init`` and the depth factor.
+      rope_theta: base of the rotary embedding; None for no rotary embedding.
+      rope_layout: which features form a rotary pair.
+      dropout_rate: dropout on the difference of the maps.
+      deterministic: turns dropout off; `model.eval()` sets it.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+      rngs: source of the `params` keys.
+
+    Raises:
+      ValueError: for odd numbers of heads.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        *,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        layer_index: int = 0,
+        rope_theta: float | None = 10_000.0,
+        rope_layout: RopeLayout = "interleaved",
+        dropout_rate: float = 0.0,
+        deterministic: bool = False,
+        dtype: jnp.dtype | None = None,
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads % 2 or num_kv_heads % 2 or num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_heads {num_heads}, num_kv_heads {num_kv_heads}: differential attention "
+                "needs both even, the second dividing the first"
+            )
+        head_dim = in_features // num_heads if head_dim is None else head_dim
+        self.rope_theta = rope_theta
+        self.rope_layout = rope_layout
+        self.dropout_rate = dropout_rate
+        self.deterministic = deterministic
+        self.lambda_init = lambda_init(layer_index)
+
+        linear: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.query_proj = heads_projection(in_features, num_heads, head_dim, **linear)
+        self.key_proj = heads_projection(in_features, num_kv_heads, head_dim, **linear)
+        self.value_proj = heads_projection(in_features, num_kv_heads // 2, 2 * head_dim, **linear)
+        self.out_proj = output_projection(num_heads // 2, 2 * head_dim, in_features, **linear)
+        self.group_norm = GroupNorm(
+            2 * head_dim,
+            scaling="depth",
+            layer_index=layer_index,
+            embed_dim=in_features,
+            **linear,
+        )
+
+        def vector() -> nnx.Param:
+            return nnx.Param(0.1 * jax.random.normal(rngs.params(), (head_dim,), param_dtype))
+
+        self.lambda_q1, self.lambda_k1 = vector(), vector()
+        self.lambda_q2, self.lambda_k2 = vector(), vector()
+
+    def __call__(
+        self,
+        inputs: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | DropoutKey | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Causal self-attention; arguments as in `MultiTokenAttention`."""
+        q, k = self._queries_and_keys(inputs, positions)
+        deterministic = self.deterministic if deterministic is None else deterministic
+        key = dropout_key(self.dropout_rate, deterministic, rngs)
+        out = differential_attention(
+            q,
+            k,
+            self.value_proj(inputs),
+            self._lambda(),
+            segment_ids=segment_ids,
+            dropout_rate=0.0 if key is None else self.dropout_rate,
+            dropout_key=key,
+        )
+        return self.out_proj(self.group_norm(out))
+
+    def attention_weights(
+        self,
+        inputs: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B N T T"]:
+        """The difference of the maps of each pair: [B, N / 2, T, T]."""
+        q, k = self._queries_and_keys(inputs, positions)
+        _, maps = multi_token_attention(q, k, k, segment_ids=segment_ids, return_weights=True)
+        return maps[:, 0::2] - self._lambda() * maps[:, 1::2]
+
+    def _lambda(self) -> Float[Array, ""]:
+        def product(first: nnx.Param, second: nnx.Param) -> Array:
+            return jnp.exp(jnp.sum(first[...].astype(jnp.float32) * second[...]))
+
+        return (
+            product(self.lambda_q1, self.lambda_k1)
+            - product(self.lambda_q2, self.lambda_k2)
+            + self.lambda_init
+        )
+
+    def _queries_and_keys(self, inputs: Array, positions: Array | None) -> tuple[Array, Array]:
+        return rotate(
+            self.query_proj(inputs),
+            self.key_proj(inputs),
+            positions=positions,
+            key_positions=None,
+            theta=self.rope_theta,
+            layout=self.rope_layout,
+        )

@@ -1,0 +1,42 @@
+"""Token embedding whose matrix can also produce the output logits."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mta_jax.layers.initializers import projection_init
+from mta_jax.typing import Array, Float
+
+
+class Embedding(nnx.Embed):
+    """Token embedding; `attend` reuses the matrix as output layer (tied weights).
+
+    Args:
+      vocab_size: V.
+      embed_dim: D.
+      dtype: dtype of the embedded tokens.
+      param_dtype: dtype of the matrix.
+      rngs: source of the `params` key.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: int,
+        *,
+        dtype: jnp.dtype | None = None,
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            vocab_size,
+            embed_dim,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            embedding_init=projection_init(embed_dim),
+            rngs=rngs,
+        )
+
+    def attend(self, query: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits of every token, accumulated and returned in float32."""
+        embedding = self.embedding[...].astype(query.dtype)
+        return jnp.einsum("BTD,VD->BTV", query, embedding, preferred_element_type=jnp.float32)

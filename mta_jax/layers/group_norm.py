@@ -1,0 +1,83 @@
+"""Normalisation of each head's output, with a depth factor or a gate."""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mta_jax.layers.initializers import projection_init
+from mta_jax.typing import Array, Float
+
+GroupNormScaling = Literal["none", "depth", "gate"]
+"""What follows the normalisation: nothing, a fixed factor that shrinks with depth
+(first version of the paper), or a sigmoid gate per token and head (the paper's
+default)."""
+
+
+def lambda_init(layer_index: int) -> float:
+    """``0.8 - 0.6 exp(-0.3 layer_index)``, layers counted from 0.
+
+    From Differential Transformer (https://arxiv.org/abs/2410.05258).
+    """
+    return 0.8 - 0.6 * math.exp(-0.3 * layer_index)
+
+
+class GroupNorm(nnx.Module):
+    """RMSNorm of each head's output, then an optional scaling (paper section 3.3).
+
+    The norm's weight, and the gate, are shared by the heads of a layer::
+
+        y = rms_norm(x) * weight
+        out = y                                   scaling "none"
+        out = y * (1 - lambda_init(layer_index))  scaling "depth"
+        out = y * sigmoid(gate(y))                scaling "gate", gate: H -> 1
+
+    Args:
+      head_size: H.
+      scaling: see above.
+      layer_index: position of the layer, for scaling "depth".
+      embed_dim: model width; its inverse root is the spread of the gate's weight.
+      epsilon: added to the mean square.
+      dtype: dtype of the output; the norm's statistics are float32.
+      param_dtype: dtype of the parameters.
+      rngs: source of the `params` key.
+    """
+
+    def __init__(
+        self,
+        head_size: int,
+        *,
+        scaling: GroupNormScaling = "gate",
+        layer_index: int = 0,
+        embed_dim: int,
+        epsilon: float = 1e-5,
+        dtype: jnp.dtype | None = None,
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if scaling not in ("none", "depth", "gate"):
+            raise ValueError(f"group norm scaling {scaling!r}: must be 'none', 'depth' or 'gate'")
+        self.norm = nnx.RMSNorm(
+            head_size, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
+        self.factor = 1.0 - lambda_init(layer_index) if scaling == "depth" else 1.0
+        self.gate = (
+            nnx.Linear(
+                head_size,
+                1,
+                kernel_init=projection_init(embed_dim),
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+            if scaling == "gate"
+            else None
+        )
+
+    def __call__(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+        """Normalises and scales over the last axis."""
+        y = self.norm(x)
+        if self.gate is not None:
+            return y * nnx.sigmoid(self.gate(y))
+        return y * self.factor

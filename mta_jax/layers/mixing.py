@@ -1,0 +1,97 @@
+"""The two mixing kernels of multi-token attention as modules."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mta_jax.layers import initializers
+from mta_jax.layers.initializers import KernelInit
+from mta_jax.ops import head_mixing, key_query_convolution
+from mta_jax.typing import Array, Float, Int, KeyPadding
+
+
+class KeyQueryConvolution(nnx.Module):
+    """One learnable Cq x Ck kernel per head over an attention map (paper section 3.1).
+
+    Args:
+      num_heads: N.
+      kernel_size: (Cq, Ck): this and Cq - 1 earlier queries; Ck keys.
+      key_padding: where the kernel may reach on the key axis.
+      kernel_init: how the kernel starts.
+      param_dtype: dtype of the kernel.
+      rngs: source of the `params` key.
+
+    Raises:
+      ValueError: for sizes below 1, or an even Ck with padding "both".
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        kernel_size: tuple[int, int],
+        *,
+        key_padding: KeyPadding = "both",
+        kernel_init: KernelInit = "identity",
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if min(kernel_size) < 1:
+            raise ValueError(f"key-query kernel size {tuple(kernel_size)}: both must be at least 1")
+        self.key_padding = key_padding
+        self.kernel = nnx.Param(
+            initializers.kq_kernel(
+                kernel_init,
+                (num_heads, *kernel_size),
+                key_padding=key_padding,
+                key=rngs.params(),
+                dtype=param_dtype,
+            )
+        )
+
+    def __call__(
+        self, logits: Float[Array, "B N T S"], *, segment_ids: Int[Array, "B T"] | None = None
+    ) -> Float[Array, "B N T S"]:
+        """Convolves a map that is zero wherever a query may not attend."""
+        return key_query_convolution.key_query_convolution(
+            logits, self.kernel[...], key_padding=self.key_padding, segment_ids=segment_ids
+        )
+
+
+class HeadMixing(nnx.Module):
+    """A learnable mixture of attention maps inside groups of heads (paper section 3.2).
+
+    Args:
+      num_heads: N.
+      group_size: Ch consecutive heads per group; must divide N.
+      kernel_init: how the kernel starts.
+      param_dtype: dtype of the kernel.
+      rngs: source of the `params` key.
+
+    Raises:
+      ValueError: where `group_size` does not divide `num_heads`.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        group_size: int,
+        *,
+        kernel_init: KernelInit = "identity",
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if group_size < 1 or num_heads % group_size:
+            raise ValueError(
+                f"head kernel size {group_size} with {num_heads} heads: must divide the heads"
+            )
+        self.kernel = nnx.Param(
+            initializers.head_kernel(
+                kernel_init,
+                (num_heads // group_size, group_size, group_size),
+                key=rngs.params(),
+                dtype=param_dtype,
+            )
+        )
+
+    def __call__(self, logits: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+        """Mixes the maps."""
+        return head_mixing.head_mixing(logits, self.kernel[...])

@@ -1,0 +1,87 @@
+"""Query, key, value and output projections with rotary embedding."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mta_jax.layers.initializers import projection_init
+from mta_jax.ops.rope import RopeLayout, apply_rope
+from mta_jax.typing import Array, Float, Int
+
+
+def heads_projection(
+    features: int,
+    num_heads: int,
+    head_size: int,
+    *,
+    use_bias: bool = False,
+    dtype: jnp.dtype | None = None,
+    param_dtype: jnp.dtype = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.LinearGeneral:
+    """A projection [B, T, D] -> [B, T, heads, size]."""
+    return nnx.LinearGeneral(
+        features,
+        (num_heads, head_size),
+        use_bias=use_bias,
+        kernel_init=projection_init(features),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+def output_projection(
+    num_heads: int,
+    head_size: int,
+    features: int,
+    *,
+    use_bias: bool = False,
+    dtype: jnp.dtype | None = None,
+    param_dtype: jnp.dtype = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.LinearGeneral:
+    """A projection [B, T, heads, size] -> [B, T, D]."""
+    return nnx.LinearGeneral(
+        (num_heads, head_size),
+        features,
+        axis=(-2, -1),
+        use_bias=use_bias,
+        kernel_init=projection_init(num_heads * head_size),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+def rotate(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    *,
+    positions: Int[Array, "B T"] | None,
+    key_positions: Int[Array, "B S"] | None,
+    theta: float | None,
+    layout: RopeLayout,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"]]:
+    """Applies rotary embedding to queries and keys; `theta` None leaves them alone.
+
+    Positions default to 0, 1, 2, ...; the key positions to those of the queries
+    where both have the same length.
+    """
+    if theta is None:
+        return q, k
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
+        default_key_positions = jnp.broadcast_to(jnp.arange(k.shape[1]), k.shape[:2])
+    else:
+        default_key_positions = positions
+    if key_positions is None:
+        key_positions = default_key_positions
+    if key_positions.shape != k.shape[:2]:
+        raise ValueError(
+            f"key_positions has shape {key_positions.shape}: expected {k.shape[:2]}; give them "
+            "where queries and keys differ in length"
+        )
+    return (
+        apply_rope(q, positions, theta=theta, layout=layout),
+        apply_rope(k, key_positions, theta=theta, layout=layout),
+    )

@@ -1,0 +1,176 @@
+"""What a model is made of."""
+
+import dataclasses
+from typing import Literal
+
+from mta_jax.layers.group_norm import GroupNormScaling
+from mta_jax.layers.initializers import KernelInit
+from mta_jax.layers.mlp import default_mlp_dim
+from mta_jax.ops.rope import RopeLayout
+from mta_jax.typing import KeyPadding
+
+AttentionKind = Literal["transformer", "mta", "talking_heads", "diff"]
+"""transformer: ordinary attention. mta: as `MTAConfig` says. talking_heads: head
+mixing before and after the softmax over all heads, nothing else. diff:
+differential attention, pairs of heads."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MTAConfig:
+    """Multi-token attention. The defaults are the paper's (section 4.2, appendix E)."""
+
+    pre_kq_kernel_size: tuple[int, int] | None = (6, 11)
+    """Queries and keys that the convolution of the logits spans; null: none."""
+
+    post_kq_kernel_size: tuple[int, int] | None = (6, 11)
+    """The same for the convolution of the attention weights; null: none."""
+
+    kq_layers: list[int] | None = None
+    """Layers, from 0, with key-query convolution; null: every layer. Head mixing and
+    group norm are in every layer."""
+
+    pre_head_kernel_size: int | Literal["all"] | None = "all"
+    """Heads per group that mix their logits; null: none."""
+
+    post_head_kernel_size: int | Literal["all"] | None = "all"
+    """Heads per group that mix their attention weights; null: none."""
+
+    group_norm: GroupNormScaling | None = "gate"
+    """Normalise each head's output, then: none, depth (a factor that shrinks with
+    depth), gate (a sigmoid per token and head). null: no group norm."""
+
+    key_padding: KeyPadding = "both"
+    """Whether key-query kernels reach keys on both sides (odd sizes only), left or right."""
+
+    kernel_init: KernelInit = "identity"
+    """How the mixing kernels start: identity, constant, uniform, normal, diagonal, zero."""
+
+    def __post_init__(self) -> None:
+        for name in ("pre_kq_kernel_size", "post_kq_kernel_size"):
+            size = getattr(self, name)
+            if size is None:
+                continue
+            if min(size) < 1:
+                raise ValueError(f"mta.{name} {list(size)}: both sizes must be at least 1")
+            if self.key_padding == "both" and size[1] % 2 == 0:
+                raise ValueError(
+                    f"mta.{name} {list(size)}: the key size must be odd with key_padding 'both', "
+                    f"such as {size[1] + 1}, or key_padding 'left' or 'right'"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A decoder-only transformer: pre-norm, SwiGLU, rotary embedding, no biases."""
+
+    vocab_size: int | None = None
+    """Tokens; null: as many as the tokenizer of the data has."""
+
+    num_layers: int = 2
+    """Number of layers."""
+
+    embed_dim: int = 64
+    """Width of the model."""
+
+    num_heads: int = 2
+    """Query heads. Differential attention pairs them, so it needs an even number."""
+
+    num_kv_heads: int | None = None
+    """Key and value heads, a divisor of num_heads; null: num_heads."""
+
+    head_dim: int | None = None
+    """Size of a head; null: embed_dim / num_heads."""
+
+    mlp_dim: int | None = None
+    """Width of the feed-forward block; null: 8/3 embed_dim, rounded up to 256."""
+
+    attention: AttentionKind | list[AttentionKind] = "mta"
+    """Kind of attention, or a list with the kind of each layer."""
+
+    mta: MTAConfig = dataclasses.field(default_factory=MTAConfig)
+    """Multi-token attention of the layers of kind mta."""
+
+    rope_theta: float = 100_000.0
+    """Base of the rotary embedding."""
+
+    rope_layout: RopeLayout = "interleaved"
+    """Rotary pairs: interleaved (the paper's code) or half_split (Hugging Face weights)."""
+
+    norm_epsilon: float = 1e-5
+    """Added to the mean square in every RMSNorm."""
+
+    tie_embeddings: bool = True
+    """Reuse the embedding matrix as output layer."""
+
+    attention_dropout: float = 0.0
+    """Dropout on the final attention weights, in training only."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the computation; logits, softmax and parameters stay float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name} {value}: must be at least 1")
+        if self.head_dim is None and self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"model.embed_dim {self.embed_dim} with num_heads {self.num_heads}: must be "
+                "divisible, or set head_dim"
+            )
+        if self.head_size % 2:
+            raise ValueError(
+                f"model.head_dim {self.head_size}: must be even, for the rotary embedding"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"model.num_kv_heads {self.kv_heads}: must divide num_heads {self.num_heads}"
+            )
+        if not 0.0 <= self.attention_dropout < 1.0:
+            raise ValueError(f"model.attention_dropout {self.attention_dropout}: must be in [0, 1)")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        if isinstance(self.attention, list) and len(self.attention) != self.num_layers:
+            raise ValueError(
+                f"model.attention lists {len(self.attention)} kinds: expected one for each of "
+                f"{self.num_layers} layers"
+            )
+        kinds = {self.attention_of(layer) for layer in range(self.num_layers)}
+        if "diff" in kinds and (self.num_heads % 2 or self.kv_heads % 2):
+            raise ValueError(
+                f"model.num_heads {self.num_heads}, num_kv_heads {self.kv_heads}: differential "
+                "attention pairs heads, so both must be even"
+            )
+        if "mta" not in kinds:
+            return
+        for name in ("pre_head_kernel_size", "post_head_kernel_size"):
+            size = getattr(self.mta, name)
+            if isinstance(size, int) and (size < 1 or self.num_heads % size):
+                raise ValueError(
+                    f"model.mta.{name} {size}: must divide num_heads {self.num_heads}"
+                )
+        for layer in self.mta.kq_layers or []:
+            if not 0 <= layer < self.num_layers:
+                raise ValueError(
+                    f"model.mta.kq_layers names layer {layer}: must be in 0..{self.num_layers - 1}"
+                )
+
+    @property
+    def head_size(self) -> int:
+        """H."""
+        return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def kv_heads(self) -> int:
+        """K."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def mlp_size(self) -> int:
+        """F."""
+        return default_mlp_dim(self.embed_dim) if self.mlp_dim is None else self.mlp_dim
+
+    def attention_of(self, layer: int) -> AttentionKind:
+        """The kind of attention of one layer."""
+        return self.attention[layer] if isinstance(self.attention, list) else self.attention

@@ -1,0 +1,32 @@
+"""The paper's model sizes, as YAML files that the command line can read too."""
+
+import dataclasses
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+
+from mta_jax.models.config import AttentionKind, ModelConfig, MTAConfig
+
+PresetName = Literal["300m", "550m", "880m", "1b"]
+
+
+def model_preset(
+    name: PresetName, attention: AttentionKind = "mta", **overrides: Any
+) -> ModelConfig:
+    """A model of the paper by its size.
+
+    Args:
+      name: the paper's name of the size.
+      attention: kind of attention of every layer.
+      **overrides: fields of `ModelConfig` that differ from the paper's.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    file = resources.files(__name__) / f"{name}.yaml"
+    if not file.is_file():
+        raise ValueError(f"preset {name!r}: must be 300m, 550m, 880m or 1b")
+    fields = yaml.safe_load(file.read_text())
+    config = ModelConfig(**fields | {"mta": MTAConfig(**fields["mta"])})
+    return dataclasses.replace(config, attention=attention, **overrides)

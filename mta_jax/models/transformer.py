@@ -1,0 +1,168 @@
+"""A decoder-only transformer whose attention is a choice per layer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mta_jax.layers import DifferentialAttention, Embedding, MultiTokenAttention, SwiGLU
+from mta_jax.layers.initializers import projection_init
+from mta_jax.models.config import ModelConfig
+from mta_jax.typing import Array, Float, Int
+
+_PLAIN: dict[str, Any] = {
+    "pre_kq_kernel_size": None,
+    "pre_head_kernel_size": None,
+    "post_kq_kernel_size": None,
+    "post_head_kernel_size": None,
+    "group_norm": None,
+}
+
+
+def _attention(
+    config: ModelConfig, layer: int, rngs: nnx.Rngs
+) -> MultiTokenAttention | DifferentialAttention:
+    """The attention module of one layer."""
+    shared: dict[str, Any] = {
+        "num_kv_heads": config.kv_heads,
+        "head_dim": config.head_size,
+        "layer_index": layer,
+        "rope_theta": config.rope_theta,
+        "rope_layout": config.rope_layout,
+        "dropout_rate": config.attention_dropout,
+        "dtype": jnp.dtype(config.dtype),
+        "rngs": rngs,
+    }
+    kind = config.attention_of(layer)
+    if kind == "diff":
+        return DifferentialAttention(config.num_heads, config.embed_dim, **shared)
+    if kind == "transformer":
+        return MultiTokenAttention(config.num_heads, config.embed_dim, **_PLAIN, **shared)
+    if kind == "talking_heads":
+        mixing = _PLAIN | {"pre_head_kernel_size": "all", "post_head_kernel_size": "all"}
+        return MultiTokenAttention(config.num_heads, config.embed_dim, **mixing, **shared)
+
+    mta = config.mta
+    convolves = mta.kq_layers is None or layer in mta.kq_layers
+    return MultiTokenAttention(
+        config.num_heads,
+        config.embed_dim,
+        pre_kq_kernel_size=mta.pre_kq_kernel_size if convolves else None,
+        pre_head_kernel_size=mta.pre_head_kernel_size,
+        post_kq_kernel_size=mta.post_kq_kernel_size if convolves else None,
+        post_head_kernel_size=mta.post_head_kernel_size,
+        key_padding=mta.key_padding,
+        kernel_init=mta.kernel_init,
+        group_norm=mta.group_norm,
+        **shared,
+    )
+
+
+def _norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(
+        config.embed_dim, epsilon=config.norm_epsilon, dtype=jnp.dtype(config.dtype), rngs=rngs
+    )
+
+
+class Block(nnx.Module):
+    """One pre-norm layer: attention, then the feed-forward block."""
+
+    def __init__(self, config: ModelConfig, layer: int, *, rngs: nnx.Rngs):
+        self.attention_norm = _norm(config, rngs)
+        self.attention = _attention(config, layer, rngs)
+        self.mlp_norm = _norm(config, rngs)
+        self.mlp = SwiGLU(
+            config.embed_dim, config.mlp_size, dtype=jnp.dtype(config.dtype), rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "B T D"], **options: Any) -> Float[Array, "B T D"]:
+        """Applies the layer; options go to the attention."""
+        x = x + self.attention(self.attention_norm(x), **options)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nnx.Module):
+    """Decoder-only language model.
+
+    Args:
+      config: what it is made of; `vocab_size` must be set.
+      rngs: source of the `params` keys.
+
+    Raises:
+      ValueError: where the config has no vocab_size.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        if config.vocab_size is None:
+            raise ValueError("model.vocab_size null: a model needs its number of tokens")
+        self.embedding = Embedding(
+            config.vocab_size, config.embed_dim, dtype=jnp.dtype(config.dtype), rngs=rngs
+        )
+        self.layers = nnx.List(
+            [Block(config, layer, rngs=rngs) for layer in range(config.num_layers)]
+        )
+        self.final_norm = _norm(config, rngs)
+        self.head = (
+            None
+            if config.tie_embeddings
+            else nnx.Linear(
+                config.embed_dim,
+                config.vocab_size,
+                use_bias=False,
+                kernel_init=projection_init(config.embed_dim),
+                dtype=jnp.dtype(config.dtype),
+                rngs=rngs,
+            )
+        )
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Logits of the next token at every position, float32.
+
+        Args:
+          tokens: token ids.
+          positions: position of each token in its document; default 0, 1, 2, ...
+          segment_ids: document of each token in a packed row; tokens see, and
+            kernels reach, their own document only.
+          deterministic: False turns dropout on.
+          rngs: random source of dropout.
+        """
+        x = self.embedding(tokens)
+        for block in self.layers:
+            x = block(
+                x,
+                positions=positions,
+                segment_ids=segment_ids,
+                deterministic=deterministic,
+                rngs=rngs,
+            )
+        x = self.final_norm(x)
+        if self.head is None:
+            return self.embedding.attend(x)
+        return self.head(x).astype(jnp.float32)
+
+    def attention_weights(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> list[Float[Array, "B N T T"]]:
+        """The final attention weights of every layer, for a look inside.
+
+        Layers of differential attention have N / 2 maps.
+        """
+        where = {"positions": positions, "segment_ids": segment_ids}
+        x = self.embedding(tokens)
+        weights = []
+        for block in self.layers:
+            weights.append(block.attention.attention_weights(block.attention_norm(x), **where))
+            x = block(x, **where, deterministic=True)
+        return weights

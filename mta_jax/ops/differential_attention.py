@@ -1,0 +1,40 @@
+"""Differential attention (Ye et al., https://arxiv.org/abs/2410.05258)."""
+
+from typing import Any
+
+from mta_jax.ops.multi_token_attention import multi_token_attention
+from mta_jax.typing import Array, Float
+
+
+def differential_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S Kv Hv"],
+    lam: Float[Array, ""],
+    **options: Any,
+) -> Float[Array, "B T Nv Hv"]:
+    """The difference of two attention maps applied to shared values.
+
+    Heads 2p and 2p + 1 of query and key form pair p, so Nv = N / 2, Kv = K / 2 and::
+
+        out[p] = (softmax(q[2p] k[2p].T) - lam * softmax(q[2p+1] k[2p+1].T)) @ v[p]
+
+    Args:
+      query: N query heads.
+      key: K key heads.
+      value: one value head per pair of key heads.
+      lam: weight of the subtracted map.
+      **options: passed to `multi_token_attention`. A `dropout_key` drops the same
+        entries of both maps, which is dropout on their difference.
+
+    Raises:
+      ValueError: where heads do not pair up.
+    """
+    if query.shape[2] % 2 or key.shape[2] % 2:
+        raise ValueError(
+            f"{query.shape[2]} query and {key.shape[2]} key heads: differential attention needs "
+            "an even number of both"
+        )
+    first = multi_token_attention(query[:, :, 0::2], key[:, :, 0::2], value, **options)
+    second = multi_token_attention(query[:, :, 1::2], key[:, :, 1::2], value, **options)
+    return first - lam.astype(value.dtype) * second

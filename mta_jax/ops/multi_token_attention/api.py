@@ -1,0 +1,151 @@
+"""The public function: check the call, pick an implementation, run it."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from mta_jax.ops.multi_token_attention.arguments import Arguments, check
+from mta_jax.ops.multi_token_attention.reference import reference
+from mta_jax.ops.multi_token_attention.xla import xla
+from mta_jax.typing import Array, Bool, DropoutKey, Float, Int, KeyPadding
+
+_logger = logging.getLogger(__name__)
+
+Implementation = Literal["reference", "xla"]
+
+IMPLEMENTATIONS: dict[str, Callable[[Arguments], tuple[Array, Array | None]]] = {
+    "reference": reference,
+    "xla": xla,
+}
+"""Every implementation by name. Arguments reach it checked; one that cannot serve
+a call raises NotImplementedError, naming the limit."""
+
+_AUTOMATIC: tuple[Implementation, ...] = ("xla",)
+
+
+def multi_token_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    *,
+    pre_kq_kernel: Float[Array, "N Cq Ck"] | None = None,
+    pre_head_kernel: Float[Array, "M Ch Ch"] | None = None,
+    post_kq_kernel: Float[Array, "N Cq2 Ck2"] | None = None,
+    post_head_kernel: Float[Array, "M2 Ch2 Ch2"] | None = None,
+    mask: Bool[Array, "#B #N #T #S"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    key_segment_ids: Int[Array, "B S"] | None = None,
+    is_causal: bool = True,
+    query_offset: int | Int[Array, ""] = 0,
+    scale: float | None = None,
+    key_padding: KeyPadding = "both",
+    dropout_rate: float = 0.0,
+    dropout_key: DropoutKey | None = None,
+    return_weights: bool = False,
+    implementation: Implementation | Sequence[Implementation] | None = None,
+) -> Float[Array, "B T N Hv"] | tuple[Float[Array, "B T N Hv"], Float[Array, "B N T S"]]:
+    r"""Multi-token attention (https://arxiv.org/abs/2504.00927, section 3).
+
+    With all four mixing steps, and ``mask`` standing for every restriction::
+
+        logits = scale * query @ key.T
+        logits = mix(conv(where(mask, logits, 0), pre_kq_kernel), pre_head_kernel)
+        probs  = softmax(where(mask, logits, -large))
+        probs  = mix(where(mask, conv(probs, post_kq_kernel), 0), post_head_kernel)
+        out    = probs @ value
+
+    Each kernel may be None, which leaves its step out; with none at all this is
+    ordinary attention. ``conv`` is a cross-correlation that reads the rows of the
+    Cq - 1 queries before and keys around each position; ``mix`` is a square matrix
+    inside each group of Ch consecutive heads. Any `T` and `S` are allowed.
+
+    Args:
+      query: queries. Rotary embedding, if any, has been applied.
+      key: keys; K may divide N (grouped-query attention).
+      value: values.
+      pre_kq_kernel: key-query kernel on the logits; tap ``[n, Cq - 1, Ck // 2]``
+        (padding "both") sits on the query and key themselves.
+      pre_head_kernel: head mixing of the logits, (in, out) within each group.
+      post_kq_kernel: key-query kernel on the probabilities.
+      post_head_kernel: head mixing of the probabilities, (in, out).
+      mask: true where a query may attend. It hides keys; rows of padded queries
+        are still rows that a kernel can reach, so give padding its own segment.
+      segment_ids: document of each query, for packed rows. Queries attend within
+        their document, and kernels do not reach into another one.
+      key_segment_ids: document of each key; default: `segment_ids`, where T == S.
+      is_causal: query i sees keys j <= i + query_offset only.
+      query_offset: key position of the first query (for T != S).
+      scale: factor of the logits; default ``H ** -0.5``.
+      key_padding: "both" lets a key-query kernel reach keys on both sides (odd Ck
+        only), "left" earlier keys, "right" later ones.
+      dropout_rate: dropout on the final attention weights.
+      dropout_key: random key, required where dropout_rate > 0.
+      return_weights: also return the final attention weights, before dropout.
+      implementation: None takes the best that supports the call; a name is a
+        demand; a sequence takes the first that supports the call.
+
+    Returns:
+      The output, in the dtype of `value`; with `return_weights` a pair of it and
+      the weights. A query without any allowed key gives zeros.
+
+    Raises:
+      ValueError: for arguments that disagree, naming the argument.
+      NotImplementedError: where a named implementation cannot serve the call.
+    """
+    if key_segment_ids is None and segment_ids is not None and query.shape[1] == key.shape[1]:
+        key_segment_ids = segment_ids
+    args = Arguments(
+        query=query,
+        key=key,
+        value=value,
+        pre_kq_kernel=pre_kq_kernel,
+        pre_head_kernel=pre_head_kernel,
+        post_kq_kernel=post_kq_kernel,
+        post_head_kernel=post_head_kernel,
+        mask=mask,
+        segment_ids=segment_ids,
+        key_segment_ids=key_segment_ids,
+        is_causal=is_causal,
+        query_offset=query_offset,
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        key_padding=key_padding,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+        return_weights=return_weights,
+    )
+    check(args)
+    out, weights = _run(args, implementation)
+    if not return_weights:
+        return out
+    assert weights is not None
+    return out, weights
+
+
+def _run(
+    args: Arguments, implementation: Implementation | Sequence[Implementation] | None
+) -> tuple[Array, Array | None]:
+    if isinstance(implementation, str):
+        candidates: Sequence[str] = (implementation,)
+    else:
+        candidates = implementation or _AUTOMATIC
+    for name in candidates:
+        if name not in IMPLEMENTATIONS:
+            raise ValueError(f"implementation {name!r}: must be one of {sorted(IMPLEMENTATIONS)}")
+    reasons = []
+    for name in candidates:
+        try:
+            result = IMPLEMENTATIONS[name](args)
+        except NotImplementedError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if not isinstance(implementation, str):
+            _log_choice(name)
+        return result
+    raise NotImplementedError("; ".join(reasons))
+
+
+@functools.cache
+def _log_choice(name: str) -> None:
+    """Logs each automatic choice once per process."""
+    _logger.info("multi_token_attention: implementation %r", name)

@@ -1,0 +1,54 @@
+"""Rotary position embedding (Su et al., https://arxiv.org/abs/2104.09864)."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+
+from mta_jax.typing import Array, Float, Int
+
+RopeLayout = Literal["interleaved", "half_split"]
+"""Which two features turn together: neighbours (2h, 2h + 1), as in the paper's
+code and Meta's Llama, or (h, h + H/2), as in Hugging Face Llama weights."""
+
+
+def apply_rope(
+    x: Float[Array, "B T N H"],
+    positions: Int[Array, "B T"],
+    *,
+    theta: float = 10_000.0,
+    layout: RopeLayout = "interleaved",
+) -> Float[Array, "B T N H"]:
+    """Turns each pair of features by ``position * theta ** (-2 h / H)``.
+
+    Arithmetic is float32 whatever the dtype of `x`; the result has `x`'s dtype.
+
+    Args:
+      x: queries or keys; H must be even.
+      positions: position of each token inside its document.
+      theta: base of the wavelengths.
+      layout: which features form a pair.
+
+    Raises:
+      ValueError: for an odd H or an unknown layout.
+    """
+    head_size = x.shape[-1]
+    if head_size % 2:
+        raise ValueError(f"head size {head_size}: rotary embedding needs an even head size")
+    # Float64 inputs keep their precision; everything smaller is done in float32.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=dtype) / head_size)
+    angles = positions[:, :, None, None].astype(dtype) * frequencies  # [B, T, 1, H/2]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+
+    if layout == "interleaved":
+        pairs = x.astype(dtype).reshape(*x.shape[:-1], head_size // 2, 2)
+        first, second = pairs[..., 0], pairs[..., 1]
+    elif layout == "half_split":
+        first, second = jnp.split(x.astype(dtype), 2, axis=-1)
+    else:
+        raise ValueError(f"rope layout {layout!r}: must be 'interleaved' or 'half_split'")
+
+    turned = (first * cos - second * sin, first * sin + second * cos)
+    if layout == "interleaved":
+        return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

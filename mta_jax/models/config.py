@@ -51,10 +51,10 @@ class MTAConfig:
             if size is None:
                 continue
             if min(size) < 1:
-                raise ValueError(f"mta.{name} {list(size)}: both sizes must be at least 1")
+                raise ValueError(f"model.mta.{name} {list(size)}: both sizes must be at least 1")
             if self.key_padding == "both" and size[1] % 2 == 0:
                 raise ValueError(
-                    f"mta.{name} {list(size)}: the key size must be odd with key_padding 'both', "
+                    f"model.mta.{name} {list(size)}: the key size must be odd with key_padding 'both', "
                     f"such as {size[1] + 1}, or key_padding 'left' or 'right'"
                 )
 

@@ -1,0 +1,21 @@
+"""Data: tokenizers, the toy task, text, and the pipeline that makes batches."""
+
+from mta_jax.data.block_search import BlockSearchConfig
+from mta_jax.data.config import DataConfig
+from mta_jax.data.pipeline import Batch, Data, HeldOut, load_data, tokenizer_for
+from mta_jax.data.text import TextConfig
+from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
+
+__all__ = [
+    "Batch",
+    "BlockSearchConfig",
+    "ByteTokenizer",
+    "Data",
+    "DataConfig",
+    "HeldOut",
+    "LetterTokenizer",
+    "TextConfig",
+    "Tokenizer",
+    "load_data",
+    "tokenizer_for",
+]

@@ -1,0 +1,1 @@
+"""Training: config, optimiser, step, checkpoints and the loop."""

@@ -1,0 +1,157 @@
+"""Checkpoints of a run, through Orbax v1.
+
+A checkpoint holds the training state, the data position and the run's config. It
+is written to a temporary folder that is renamed when complete, so a run that is
+killed never leaves a half one behind. What a disk does later shows on reading: a
+damaged checkpoint is reported and the one before it is taken.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+from jax import lax
+from orbax.checkpoint import v1 as ocp
+
+from mta_jax.errors import UserError
+from mta_jax.training.state import State
+from mta_jax.typing import Array
+
+
+def checksums(state: State) -> list[Array]:
+    """A sum of the bits of every leaf, modulo 2**32.
+
+    Orbax notices files that are missing or cut, but not a changed byte inside an
+    array. Any single changed bit changes the sum.
+    """
+
+    def bits(leaf: Array) -> Array:
+        width = jnp.dtype(leaf.dtype).itemsize * 8
+        unsigned = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{width}"))
+        return jnp.sum(unsigned.astype(jnp.uint32))
+
+    return [bits(leaf) for leaf in jax.tree.leaves(state)]
+
+
+_checksums = jax.jit(checksums)
+
+
+class Checkpoints:
+    """The checkpoints in one folder. Use as a context manager, so that writes finish.
+
+    Args:
+      directory: the folder; created where missing.
+      keep: newest checkpoints to keep.
+      config: the run's config as plain values, stored in each checkpoint.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, config: dict[str, Any]):
+        # Orbax reports each failed attempt to read; ours is the line the user needs.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._directory = directory
+        self._config = config
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            # The loop decides when; a policy here could only disagree with it.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
+
+    def save(self, step: int, state: State, position: grain.DatasetIterator) -> None:
+        """Starts writing a checkpoint; training may go on meanwhile.
+
+        Raises:
+          UserError: where writing, or the write before it, fails.
+        """
+        contents = {"state": state | {"checksums": _checksums(state)}, "data": position}
+        try:
+            self._checkpointer.save_checkpointables_async(
+                step, contents, custom_metadata={"config": self._config}
+            )
+        except OSError as error:
+            raise UserError(f"cannot write checkpoint {step} in {self._directory}: {error}") from None
+
+    def wait(self) -> None:
+        """Returns when everything is written."""
+        self._checkpointer.wait()
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that exist, oldest first."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    def restore(
+        self,
+        abstract_state: State,
+        make_position: Callable[[], grain.DatasetIterator],
+        report: Callable[[str], None],
+    ) -> "Restored | None":
+        """The newest checkpoint that can be read, or None where there is none.
+
+        Args:
+          abstract_state: shapes and dtypes of the state.
+          make_position: makes a fresh data iterator, to be moved to its position.
+          report: gets a line about each damaged checkpoint that is passed over.
+
+        Raises:
+          UserError: where checkpoints exist and none of them can be read.
+        """
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = abstract_state | {"checksums": jax.eval_shape(checksums, abstract_state)}
+        wanted = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), wanted
+        )
+        steps = self.steps()
+        for step in reversed(steps):
+            position = make_position()
+            try:
+                contents = self._checkpointer.load_checkpointables(
+                    step, {"state": wanted, "data": position}
+                )
+                state = contents["state"]
+                expected = state.pop("checksums")
+                if any(int(a) != int(b) for a, b in zip(expected, _checksums(state), strict=True)):
+                    raise ValueError("its contents do not match their checksums")
+            # Whatever a broken file makes a reader raise, the answer is the same.
+            except Exception as error:
+                position.close()
+                report(
+                    f"checkpoint {self._directory / str(step)} is damaged and passed over "
+                    f"({_first_line(error)})"
+                )
+                continue
+            return Restored(step, state, position)
+        if steps:
+            raise UserError(
+                f"none of the checkpoints {steps} in {self._directory} can be read: restore one "
+                "from a copy, or choose another run_dir to start afresh"
+            )
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was read: its step, training state and data position."""
+
+    step: int
+    state: State
+    position: grain.DatasetIterator
+
+
+def _first_line(error: BaseException) -> str:
+    """The innermost cause of an error, short enough for one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,168 @@
+"""Everything that decides a training run."""
+
+import dataclasses
+from typing import Literal
+
+from mta_jax.data import DataConfig
+from mta_jax.models import AttentionKind, ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a learning-rate schedule. The defaults are the paper's (appendix E)."""
+
+    learning_rate: float = 1.5e-4
+    """Peak learning rate."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """What follows the warm-up: constant, or a decay that ends at the last step."""
+
+    warmup_steps: int = 0
+    """Steps over which the rate rises from 0."""
+
+    min_ratio: float = 0.0
+    """Share of the peak rate that a decay ends at."""
+
+    beta1: float = 0.9
+    """Decay of the first moment."""
+
+    beta2: float = 0.98
+    """Decay of the second moment."""
+
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+
+    weight_decay: float = 0.05
+    """Decoupled weight decay of projections and embeddings."""
+
+    decay_all: bool = False
+    """Decay mixing kernels, norms and gates as well, as the paper's code does. It pulls
+    identity kernels towards zero."""
+
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient; null: no clipping."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate {self.learning_rate}: must be above 0")
+        for name in ("warmup_steps", "weight_decay", "min_ratio", "epsilon"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)}: must be at least 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)}: must be in [0, 1)")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optimizer.clip_norm {self.clip_norm}: must be above 0, or null")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints in the run folder. A run started again continues from the last."""
+
+    every: int = 500
+    """Steps between checkpoints; a multiple of log_every. The last step is always saved."""
+
+    keep: int = 2
+    """Newest checkpoints to keep. With one, a damaged checkpoint ends the run."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"checkpoint.{name} {getattr(self, name)}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Text that a language model writes while it trains."""
+
+    every: int | None = None
+    """Steps between samples; null: none."""
+
+    prompt: str = ""
+    """Text that the sample continues; empty: the start of a document."""
+
+    num_tokens: int = 128
+    """Tokens to write."""
+
+    temperature: float = 0.8
+    """Sampling temperature; 0 always takes the likeliest token."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"sample.every {self.every}: must be at least 1, or null")
+        if self.num_tokens < 1:
+            raise ValueError(f"sample.num_tokens {self.num_tokens}: must be at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"sample.temperature {self.temperature}: must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. Precedence: --section.field, then --config files, then defaults."""
+
+    run_dir: str = "runs/run"
+    """Folder of the run. If it holds this very run, the run continues."""
+
+    compare: list[AttentionKind] | None = None
+    """Train these kinds of attention one after the other, all else equal, each in its
+    own subfolder, and compare them. null: only model.attention."""
+
+    seed: int = 0
+    """Decides weights, data order and dropout."""
+
+    num_steps: int = 1_000
+    """Training steps."""
+
+    log_every: int = 50
+    """Steps between lines of metrics; each is a mean over them."""
+
+    evaluate_every: int = 500
+    """Steps between evaluations on all held-out data; there is one at the end too."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """The model."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """The data."""
+
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    """The optimiser."""
+
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+
+    sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+    """Samples during training."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "log_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed}: must be in 0..{2**32 - 1}")
+        # A line is a mean over log_every steps, and a restart must not tear one in two.
+        if self.checkpoint.every % self.log_every:
+            raise ValueError(
+                f"checkpoint.every {self.checkpoint.every}: must be a multiple of log_every "
+                f"{self.log_every}"
+            )
+        if self.optimizer.warmup_steps > self.num_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps}: must be at most num_steps "
+                f"{self.num_steps}"
+            )
+        if self.compare is not None and (
+            not self.compare or len(set(self.compare)) != len(self.compare)
+        ):
+            raise ValueError(f"compare {self.compare}: name at least one kind, each once; or null")
+        if self.sample.every is not None and self.data.source != "text":
+            raise ValueError(
+                f"sample.every {self.sample.every}: only data.source 'text' writes samples"
+            )
+
+
+def for_kind(config: TrainConfig, kind: AttentionKind) -> TrainConfig:
+    """The run of one kind in a comparison."""
+    return dataclasses.replace(
+        config, compare=None, model=dataclasses.replace(config.model, attention=kind)
+    )

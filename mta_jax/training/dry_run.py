@@ -1,0 +1,76 @@
+"""What a run would be, without allocating it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from mta_jax.training.config import TrainConfig, for_kind
+from mta_jax.training.run_folder import to_yaml
+from mta_jax.training.state import make_program
+
+_PARTS = {
+    "embedding": "embedding",
+    "head": "output layer",
+    "pre_kq": "key-query kernels",
+    "post_kq": "key-query kernels",
+    "pre_head": "head-mixing kernels",
+    "post_head": "head-mixing kernels",
+    "group_norm": "group norm and gates",
+    "attention": "attention projections",
+    "mlp": "feed-forward",
+    "attention_norm": "norms",
+    "mlp_norm": "norms",
+    "final_norm": "norms",
+}
+_LAMBDAS = "differential lambdas"
+
+
+def count_by_part(params: Mapping[str, Any]) -> dict[str, int]:
+    """Number of parameters of each part of the model."""
+    counts = dict.fromkeys([*_PARTS.values(), _LAMBDAS], 0)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        names = [str(entry.key) for entry in path]
+        if names[-1].startswith("lambda_"):
+            part = _LAMBDAS
+        else:
+            # The innermost name that stands for a part: a kernel inside an attention
+            # is a kernel.
+            part = next(_PARTS[name] for name in reversed(names) if name in _PARTS)
+        counts[part] += math.prod(leaf.shape)
+    return {part: count for part, count in counts.items() if count}
+
+
+def print_dry_run(config: TrainConfig) -> None:
+    """Prints the settings, then parameters by part and memory, for each kind asked for."""
+    console = Console(highlight=False)
+    console.print(to_yaml(config), markup=False, soft_wrap=True)
+    runs = (
+        {str(config.model.attention): config}
+        if config.compare is None
+        else {kind: for_kind(config, kind) for kind in config.compare}
+    )
+    for name, run_config in runs.items():
+        state = jax.eval_shape(make_program(run_config).initial_state)
+        table = Table(title=f"Parameters: {name}")
+        table.add_column("part")
+        table.add_column("parameters", justify="right")
+        counts = count_by_part(state["params"])
+        for part, count in counts.items():
+            table.add_row(part, f"{count:,}")
+        table.add_section()
+        table.add_row("total", f"{sum(counts.values()):,}")
+        table.add_section()
+        table.add_row("memory of parameters", _spell_bytes(state["params"]))
+        table.add_row("memory of optimiser", _spell_bytes(state["opt_state"]))
+        console.print(table)
+
+
+def _spell_bytes(tree: Any) -> str:
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    if size < 2**30:
+        return f"{size / 2**20:.2f} MiB"
+    return f"{size / 2**30:.2f} GiB"

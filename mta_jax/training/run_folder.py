@@ -1,0 +1,103 @@
+"""The folder of a run, and what may be in it already.
+
+================  ====================================================
+config.yaml       the resolved config; decides whether a run continues
+metrics.jsonl     loss, gradient norm, evaluations: the same bytes each
+                  time the run is made
+timing.jsonl      seconds and tokens per second
+tensorboard/      both, for TensorBoard
+checkpoints/      Orbax checkpoints
+pictures/         PNG files
+results.json      the final figures
+================  ====================================================
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mta_jax.errors import ConfigError
+from mta_jax.training.config import TrainConfig
+
+CONFIG_FILE = "config.yaml"
+
+
+def plain(value: Any) -> Any:
+    """A config as dictionaries, lists and scalars, ready for YAML or JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The config as a file that `--config` reads back."""
+    return yaml.safe_dump(plain(config), sort_keys=False)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a restart, sees all of it or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def open_run_folder(folder: Path, config: TrainConfig) -> bool:
+    """Makes the folder of a run, or checks that it holds this very run.
+
+    Returns:
+      Whether the run was there before.
+
+    Raises:
+      ConfigError: where the folder holds anything else; nothing in it is touched.
+    """
+    path = folder / CONFIG_FILE
+    if not folder.exists() or not any(folder.iterdir()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, to_yaml(config))
+        except OSError as error:
+            raise ConfigError(f"run_dir {folder}: cannot be written ({error})") from None
+        return False
+    if not path.is_file():
+        raise ConfigError(
+            f"run_dir {folder}: the folder is not empty and holds no {CONFIG_FILE}, so no run; "
+            "choose a new or empty folder"
+        )
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})".replace("\n", " ")) from None
+    difference = _first_difference(there, plain(config))
+    if difference:
+        raise ConfigError(
+            f"run_dir {folder} holds another run: {difference}; choose another run_dir, or the "
+            "same settings to continue it"
+        )
+    return True
+
+
+def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:
+    """Names the first field in which two configs differ. Where a run lies is no difference."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        for name in {**asked, **there}:
+            if not path and name == "run_dir":
+                continue
+            difference = _first_difference(
+                there.get(name, "missing"), asked.get(name, "missing"), f"{path}.{name}"
+            )
+            if difference:
+                return difference
+        return None
+    if there == asked:
+        return None
+    return f"{path.lstrip('.') or CONFIG_FILE} is {there} there and {asked} here"

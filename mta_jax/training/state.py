@@ -1,0 +1,70 @@
+"""What training changes: parameters, optimiser state and the step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from mta_jax.data import tokenizer_for
+from mta_jax.models import ModelConfig, Transformer
+from mta_jax.training.config import TrainConfig
+from mta_jax.training.optimizer import make_optimizer
+
+State = dict[str, Any]
+"""``params``, ``opt_state`` and ``step``, a pytree of plain dictionaries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The unchanging half of a run: structure without arrays.
+
+    Attributes:
+      graphdef: structure of the model; merged with parameters it is the model.
+      optimizer: the gradient transformation.
+      config: the run's config, with the size of the vocabulary filled in.
+    """
+
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    config: TrainConfig
+
+    def model(self, params: Any) -> Transformer:
+        """The model with these parameters."""
+        return nnx.merge(self.graphdef, params)
+
+    def initial_state(self) -> State:
+        """The state before the first step. Pure, so it can be traced or shaped."""
+        key = jax.random.key(self.config.seed)
+        model = Transformer(self.config.model, rngs=nnx.Rngs(params=key))
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return {
+            "params": params,
+            "opt_state": self.optimizer.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+
+def resolve_model(config: TrainConfig) -> ModelConfig:
+    """The model config with the tokenizer's vocabulary where none is given.
+
+    Raises:
+      ValueError: where the vocabulary is smaller than the tokenizer's.
+    """
+    needed = tokenizer_for(config.data).vocab_size
+    given = config.model.vocab_size
+    if given is not None and given < needed:
+        raise ValueError(
+            f"model.vocab_size {given}: data.source {config.data.source!r} has {needed} tokens"
+        )
+    return dataclasses.replace(config.model, vocab_size=given or needed)
+
+
+def make_program(config: TrainConfig) -> Program:
+    """Builds the structure of a run without allocating any parameter."""
+    config = dataclasses.replace(config, model=resolve_model(config))
+    model = nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0)))
+    graphdef, _ = nnx.split(model)
+    return Program(graphdef, make_optimizer(config.optimizer, config.num_steps), config)

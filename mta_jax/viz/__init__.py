@@ -1,0 +1,11 @@
+"""Pictures: learning curves, mixing kernels, attention maps. All return figures.
+
+Colours are from Okabe and Ito's palette and lines differ in dash as well, so that
+pictures read in black and white and by colour-blind readers.
+"""
+
+from mta_jax.viz.attention import attention_maps
+from mta_jax.viz.curves import learning_curves
+from mta_jax.viz.kernels import key_query_kernels
+
+__all__ = ["attention_maps", "key_query_kernels", "learning_curves"]

@@ -1,0 +1,76 @@
+"""Learned mixing kernels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mta_jax.ops.key_query_convolution import key_padding_widths
+from mta_jax.typing import KeyPadding
+
+
+def key_query_kernels(
+    kernels: Mapping[str, np.ndarray], *, key_padding: KeyPadding = "both"
+) -> Figure:
+    """Heat maps of key-query kernels, a row per layer and a column per head.
+
+    Args:
+      kernels: arrays [N, Cq, Ck] by the title of their layer.
+      key_padding: where offset 0 lies on the key axis.
+    """
+    heads = max(kernel.shape[0] for kernel in kernels.values())
+    height = sum(0.9 + 0.3 * kernel.shape[1] for kernel in kernels.values())
+    width = max(0.9 + 0.42 * kernel.shape[2] for kernel in kernels.values())
+    figure = Figure(figsize=(width * heads + 1.2, height + 0.8), layout="constrained")
+    axes = figure.subplots(len(kernels), heads, squeeze=False)
+    limit = max(float(np.abs(kernel).max()) for kernel in kernels.values())
+    image = None
+    for row, (title, kernel) in zip(axes, kernels.items(), strict=True):
+        _, query_size, key_size = kernel.shape
+        before, after = key_padding_widths(key_size, key_padding)
+        for head, panel in enumerate(row):
+            if head >= kernel.shape[0]:
+                panel.set_axis_off()
+                continue
+            image = panel.imshow(
+                kernel[head],
+                cmap="PuOr",
+                vmin=-limit,
+                vmax=limit,
+                extent=(-before - 0.5, after + 0.5, 0.5, 0.5 - query_size),
+                aspect="auto",
+            )
+            _write_values(panel, kernel[head], before, limit)
+            panel.set_title(f"{title}, head {head}", fontsize=9)
+            panel.set_yticks(_offsets(1 - query_size, 0))
+            panel.set_xticks(_offsets(-before, after))
+            panel.tick_params(labelsize=7)
+    for panel in axes[-1]:
+        panel.set_xlabel("key offset", fontsize=8)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("query offset", fontsize=8)
+    figure.suptitle("Key-query kernels: weight of each neighbouring logit")
+    figure.colorbar(image, ax=list(axes.flat), shrink=0.8)
+    return figure
+
+
+def _offsets(first: int, last: int) -> Sequence[int]:
+    step = 1 if last - first < 12 else 2
+    return range(first, last + 1, step)
+
+
+def _write_values(panel, kernel: np.ndarray, before: int, limit: float) -> None:
+    """Numbers in the cells of small kernels, where they can be read."""
+    if kernel.size > 40:
+        return
+    for row, values in enumerate(kernel):
+        for column, value in enumerate(values):
+            panel.text(
+                column - before,
+                row + 1 - len(kernel),
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if abs(value) > 0.6 * limit else "black",
+            )

@@ -1,0 +1,5 @@
+from tests.ops.attention_suite import AttentionSuite
+
+
+class TestXla(AttentionSuite):
+    implementation = "xla"

@@ -1,9 +1,9 @@
 """Trains a model: settings in, run folder out.
 
-    python train.py                                      the block-search demonstration
-    python train.py --config configs/lm_tiny_mta.yaml    a small language model
-    python train.py --config FILE --section.field VALUE  anything else
-    python train.py --help                               every setting
+python train.py                                      the block-search demonstration
+python train.py --config configs/lm_tiny_mta.yaml    a small language model
+python train.py --config FILE --section.field VALUE  anything else
+python train.py --help                               every setting
 """
 
 import logging
@@ -21,7 +21,8 @@ DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    # Some libraries install a handler of their own when they are imported.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mta_jax").setLevel(logging.INFO)
     if not any(argument.split("=")[0] == "--config" for argument in arguments):
         arguments = ["--config", str(DEMO), *arguments]

@@ -10,7 +10,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -64,14 +64,13 @@ def parse(
         if misplaced:
             parser.error(f"{misplaced}: expected a section of settings (in {file})")
     try:
-        fields = {name: value for name, value in vars(parser.instantiate(values)).items()}
-        return config_class(**fields), dry_run
+        return config_class(**vars(parser.instantiate(values))), dry_run
     except ValueError as error:
         parser.error(str(error))
 
 
 def _one_line(message: str, config_class: type) -> str:
-    """jsonargparse's message as "field value: what would be right"."""
+    """Rewrites a message of jsonargparse as "field value: what would be right"."""
     message = message.strip()
     name = _unknown_name(message)
     if name:
@@ -130,10 +129,10 @@ def _field_names(config_class: Any) -> list[str]:
 
 def _spell(field_type: Any) -> str:
     """A type as a user would say it."""
-    if isinstance(field_type, type) and not getattr(field_type, "__args__", None):
+    if isinstance(field_type, type) and not get_args(field_type):
         return {"NoneType": "null"}.get(field_type.__name__, field_type.__name__)
-    arguments = getattr(field_type, "__args__", ())
-    origin = getattr(field_type, "__origin__", None)
+    arguments = get_args(field_type)
+    origin = get_origin(field_type)
     if origin is list:
         return f"a list of {_spell(arguments[0])}"
     if origin is tuple:

@@ -115,9 +115,7 @@ class BlockSearchSource:
       seed: of the random numbers.
     """
 
-    def __init__(
-        self, config: BlockSearchConfig, *, split: Literal["train", "heldout"], seed: int
-    ):
+    def __init__(self, config: BlockSearchConfig, *, split: Literal["train", "heldout"], seed: int):
         self._config = config
         self._split = split
         self._seed = seed

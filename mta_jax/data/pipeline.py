@@ -14,6 +14,7 @@ inputs_positions       int32    position in its document, packed rows only
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Literal
 
 import grain
 import numpy as np
@@ -21,9 +22,10 @@ import numpy as np
 from mta_jax.data import standard_library, text
 from mta_jax.data.block_search import BlockSearchSource
 from mta_jax.data.config import DataConfig
+from mta_jax.data.standard_library import Document
 from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
 
-Batch = dict[str, np.ndarray]
+Batch = Mapping[str, np.ndarray]
 
 # Batches made ahead of the training step, on one thread of their own: rows cost
 # microseconds of Python each, which a pool of reader threads only slows down.
@@ -76,7 +78,7 @@ def load_data(config: DataConfig, *, seed: int) -> Data:
 
 
 def _block_search(config: DataConfig, seed: int) -> Data:
-    def samples(split: str) -> grain.MapDataset:
+    def samples(split: Literal["train", "heldout"]) -> grain.MapDataset:
         source = BlockSearchSource(config.block_search, split=split, seed=seed)
         return grain.MapDataset.source(source)
 
@@ -92,7 +94,8 @@ def _block_search(config: DataConfig, seed: int) -> Data:
 def _text(config: DataConfig, seed: int) -> Data:
     tokenizer = ByteTokenizer()
     length = config.text.sequence_length
-    training_documents, held_out = [], {}
+    training_documents: list[Document] = []
+    held_out: dict[str, HeldOut] = {}
     for domain in config.text.domains:
         found = standard_library.documents(domain)
         train, kept = standard_library.split_off(found, config.text.heldout_fraction)
@@ -105,9 +108,7 @@ def _text(config: DataConfig, seed: int) -> Data:
         )
     pieces = grain.MapDataset.source(text.PieceSource(training_documents, tokenizer, length))
     rows = text.packed_rows(pieces.shuffle(seed=seed).repeat().to_iter_dataset(_INLINE), length)
-    return Data(
-        train=_batched(rows, config.batch_size), held_out=held_out, tokenizer=tokenizer
-    )
+    return Data(train=_batched(rows, config.batch_size), held_out=held_out, tokenizer=tokenizer)
 
 
 def _batched(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:

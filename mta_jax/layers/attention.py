@@ -10,7 +10,11 @@ from mta_jax.layers.group_norm import GroupNorm, GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.layers.mixing import HeadMixing, KeyQueryConvolution
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
-from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
+from mta_jax.ops.multi_token_attention import (
+    Implementation,
+    multi_token_attention,
+    multi_token_attention_weights,
+)
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import Array, Bool, DropoutKey, Float, Int, KeyPadding
 
@@ -235,14 +239,9 @@ class MultiTokenAttention(nnx.Module):
         """
         inputs_k = inputs_q if inputs_k is None else inputs_k
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
-        _, weights = multi_token_attention(
-            q,
-            k,
-            self.value_proj(inputs_k),
-            **self._options(mask, segment_ids, key_segment_ids),
-            return_weights=True,
+        return multi_token_attention_weights(
+            q, k, **self._options(mask, segment_ids, key_segment_ids)
         )
-        return weights
 
     def _queries_and_keys(
         self, inputs_q: Array, inputs_k: Array, positions: Array | None, key_positions: Array | None

@@ -10,7 +10,7 @@ from mta_jax.layers.attention import dropout_key
 from mta_jax.layers.group_norm import GroupNorm, lambda_init
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
 from mta_jax.ops.differential_attention import differential_attention
-from mta_jax.ops.multi_token_attention import multi_token_attention
+from mta_jax.ops.multi_token_attention import multi_token_attention_weights
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import Array, DropoutKey, Float, Int
 
@@ -122,7 +122,7 @@ class DifferentialAttention(nnx.Module):
     ) -> Float[Array, "B N T T"]:
         """The difference of the maps of each pair: [B, N / 2, T, T]."""
         q, k = self._queries_and_keys(inputs, positions)
-        _, maps = multi_token_attention(q, k, k, segment_ids=segment_ids, return_weights=True)
+        maps = multi_token_attention_weights(q, k, segment_ids=segment_ids)
         return maps[:, 0::2] - self._lambda() * maps[:, 1::2]
 
     def _lambda(self) -> Float[Array, ""]:

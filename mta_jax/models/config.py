@@ -54,8 +54,8 @@ class MTAConfig:
                 raise ValueError(f"model.mta.{name} {list(size)}: both sizes must be at least 1")
             if self.key_padding == "both" and size[1] % 2 == 0:
                 raise ValueError(
-                    f"model.mta.{name} {list(size)}: the key size must be odd with key_padding 'both', "
-                    f"such as {size[1] + 1}, or key_padding 'left' or 'right'"
+                    f"model.mta.{name} {list(size)}: with key_padding 'both' the key size must be "
+                    f"odd, such as {size[1] + 1}; 'left' and 'right' take any"
                 )
 
 
@@ -147,9 +147,7 @@ class ModelConfig:
         for name in ("pre_head_kernel_size", "post_head_kernel_size"):
             size = getattr(self.mta, name)
             if isinstance(size, int) and (size < 1 or self.num_heads % size):
-                raise ValueError(
-                    f"model.mta.{name} {size}: must divide num_heads {self.num_heads}"
-                )
+                raise ValueError(f"model.mta.{name} {size}: must divide num_heads {self.num_heads}")
         for layer in self.mta.kq_layers or []:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(

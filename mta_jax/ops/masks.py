@@ -59,9 +59,7 @@ def attention_mask(
     return allowed
 
 
-def row_tap_mask(
-    segment_ids: Int[Array, "B T"], query_kernel_size: int
-) -> Bool[Array, "B Cq T"]:
+def row_tap_mask(segment_ids: Int[Array, "B T"], query_kernel_size: int) -> Bool[Array, "B Cq T"]:
     """Which rows each tap of a key-query kernel may read.
 
     Tap a of row i reads row ``i - (Cq - 1) + a``. That row may hold legal logits

@@ -81,7 +81,9 @@ class Checkpoints:
                 step, contents, custom_metadata={"config": self._config}
             )
         except OSError as error:
-            raise UserError(f"cannot write checkpoint {step} in {self._directory}: {error}") from None
+            raise UserError(
+                f"cannot write checkpoint {step} in {self._directory}: {error}"
+            ) from None
 
     def wait(self) -> None:
         """Returns when everything is written."""

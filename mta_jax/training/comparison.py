@@ -14,7 +14,7 @@ from mta_jax.training.pictures import save_pictures
 from mta_jax.training.state import make_program
 
 
-def run(config: TrainConfig) -> dict[str, Result]:
+def run(config: TrainConfig) -> Mapping[str, Result]:
     """Trains what the config asks for, then prints a table and draws pictures.
 
     Returns:
@@ -27,7 +27,7 @@ def run(config: TrainConfig) -> dict[str, Result]:
     folder = Path(config.run_dir)
     if config.compare is None:
         name = config.model.attention if isinstance(config.model.attention, str) else "mixed"
-        results = {name: train(config, folder, name=name)}
+        results: dict[str, Result] = {name: train(config, folder, name=name)}
     else:
         runs = {kind: for_kind(config, kind) for kind in config.compare}
         # A config that only some of the kinds can be built from fails before the first trains.

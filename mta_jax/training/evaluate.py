@@ -31,7 +31,7 @@ def evaluate(
       rows whose answer is not right in every token; for text ``perplexity`` per
       token and ``bits_per_byte``.
     """
-    sums: dict[str, np.ndarray] = {}
+    sums: dict[str, np.float64] = {}
     for batch in held_out.batches:
         for name, value in jax.device_get(eval_step(params, batch)).items():
             # Float64 on the host: a sum over millions of tokens keeps its digits.

@@ -151,6 +151,8 @@ class _Run:
                 self._evaluate(step, state)
             if config.sample.every and (step % config.sample.every == 0 or last):
                 self._sample(step, state)
+            if step % config.log_every == 0 or last:
+                self._progress.update(step, self._shown)
             if step % config.checkpoint.every == 0 or last:
                 self._records.sync()
                 self._checkpoints.save(step, state, position)
@@ -178,8 +180,7 @@ class _Run:
         seconds, self._interval_began = now - self._interval_began, now
         tokens = len(fetched) * self._config.data.batch_size * self._config.data.row_length
         self._records.timing(step, {"seconds": seconds, "tokens_per_second": tokens / seconds})
-        self._shown = self._shown | {"loss": means["loss"], "steps/s": len(fetched) / seconds}
-        self._progress.update(step, self._shown)
+        self._shown |= {"loss": means["loss"], "steps/s": len(fetched) / seconds}
 
     def _evaluate(self, step: int, state: State) -> None:
         whole_answers = self._config.data.source == "block_search"
@@ -192,7 +193,6 @@ class _Run:
             )
             shown = "error" if whole_answers else "loss"
             self._shown[f"{name} {shown}"] = figures[shown]
-        self._progress.update(step, self._shown)
 
     def _sample(self, step: int, state: State) -> None:
         sample, tokenizer = self._config.sample, self._data.tokenizer

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -50,9 +51,7 @@ def _curves(results: Mapping[str, Result]) -> Figure:
             figures[f"{held_out}/error"] = (title, "whole-answer error, %")
         else:
             figures[f"{held_out}/bits_per_byte"] = (f"Held-out text: {held_out}", "bits per byte")
-    return viz.learning_curves(
-        {name: result.rows for name, result in results.items()}, figures
-    )
+    return viz.learning_curves({name: result.rows for name, result in results.items()}, figures)
 
 
 def _kernels(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -86,9 +85,10 @@ def _toy_attention(results: Mapping[str, Result]) -> Figure:
     # Tokens are shifted by the begin token; queries start at "#".
     keys = slice(1, 1 + task.context_length)
     queries = slice(1 + task.context_length, None)
+    tokens = jnp.asarray(sample["inputs"])[None]
     maps = {}
     for name, result in results.items():
-        weights = result.program.model(result.params).attention_weights(sample["inputs"][None])
+        weights = result.program.model(result.params).attention_weights(tokens)
         candidates = {
             (layer, head): np.asarray(weights[layer][0, head], np.float32)[queries, keys]
             for layer in range(len(weights))

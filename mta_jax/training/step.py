@@ -1,6 +1,6 @@
 """The training and evaluation steps, as pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,11 +13,13 @@ from mta_jax.training.optimizer import learning_rate_schedule
 from mta_jax.training.state import Program, State
 from mta_jax.typing import Array
 
+Arrays = Mapping[str, Array]
+
 # Keys of initialisation and of dropout come from one seed and must differ.
 _DROPOUT_STREAM = 1
 
 
-def _logits(program: Program, params: Any, batch: Batch, rngs: nnx.Rngs | None) -> Array:
+def _logits(program: Program, params: Any, batch: Arrays, rngs: nnx.Rngs | None) -> Array:
     return program.model(params)(
         batch["inputs"],
         positions=batch.get("inputs_positions"),
@@ -37,7 +39,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
     schedule = learning_rate_schedule(config.optimizer, config.num_steps)
     uses_dropout = config.model.attention_dropout > 0
 
-    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+    def train_step(state: State, batch: Arrays) -> tuple[State, dict[str, Array]]:
         def dropout_rngs() -> nnx.Rngs:
             key = jax.random.fold_in(jax.random.key(config.seed), _DROPOUT_STREAM)
             return nnx.Rngs(dropout=jax.random.fold_in(key, state["step"]))
@@ -47,9 +49,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
             return cross_entropy(logits, batch["targets"], batch["targets_weights"])
 
         value, gradient = jax.value_and_grad(loss)(state["params"])
-        updates, opt_state = program.optimizer.update(
-            gradient, state["opt_state"], state["params"]
-        )
+        updates, opt_state = program.optimizer.update(gradient, state["opt_state"], state["params"])
         new_state = {
             "params": optax.apply_updates(state["params"], updates),
             "opt_state": opt_state,
@@ -71,7 +71,7 @@ def make_eval_step(program: Program) -> Callable[[Any, Batch], dict[str, Array]]
     for its baseline.)
     """
 
-    def eval_step(params: Any, batch: Batch) -> dict[str, Array]:
+    def eval_step(params: Any, batch: Arrays) -> dict[str, Array]:
         logits = _logits(program, params, batch, rngs=None)
         return evaluation_sums(logits, batch["targets"], batch["targets_weights"])
 

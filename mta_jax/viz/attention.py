@@ -28,9 +28,8 @@ def attention_maps(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0]
     limit = max(float(np.abs(weights).max()) for weights in maps.values())
-    image = None
     for panel, (title, weights) in zip(axes, maps.items(), strict=True):
-        image = panel.imshow(weights, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+        panel.imshow(weights, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
         panel.set_title(title, fontsize=9)
         panel.set_yticks(range(len(queries)), queries, fontsize=8, family="monospace")
         panel.set_ylabel("query")
@@ -48,5 +47,5 @@ def attention_maps(
             )
     axes[-1].set_xticks(range(len(keys)), keys, fontsize=8, family="monospace")
     axes[-1].set_xlabel(f"key ({marked_label})" if marked and marked_label else "key")
-    figure.colorbar(image, ax=list(axes), label="attention weight", shrink=0.8)
+    figure.colorbar(axes[0].images[0], ax=list(axes), label="attention weight", shrink=0.8)
     return figure

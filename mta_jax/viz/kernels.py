@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
@@ -24,7 +25,6 @@ def key_query_kernels(
     figure = Figure(figsize=(width * heads + 1.2, height + 0.8), layout="constrained")
     axes = figure.subplots(len(kernels), heads, squeeze=False)
     limit = max(float(np.abs(kernel).max()) for kernel in kernels.values())
-    image = None
     for row, (title, kernel) in zip(axes, kernels.items(), strict=True):
         _, query_size, key_size = kernel.shape
         before, after = key_padding_widths(key_size, key_padding)
@@ -32,7 +32,7 @@ def key_query_kernels(
             if head >= kernel.shape[0]:
                 panel.set_axis_off()
                 continue
-            image = panel.imshow(
+            panel.imshow(
                 kernel[head],
                 cmap="PuOr",
                 vmin=-limit,
@@ -50,7 +50,7 @@ def key_query_kernels(
     for panel in axes[:, 0]:
         panel.set_ylabel("query offset", fontsize=8)
     figure.suptitle("Key-query kernels: weight of each neighbouring logit")
-    figure.colorbar(image, ax=list(axes.flat), shrink=0.8)
+    figure.colorbar(axes[0, 0].images[0], ax=list(axes.flat), shrink=0.8)
     return figure
 
 
@@ -59,7 +59,7 @@ def _offsets(first: int, last: int) -> Sequence[int]:
     return range(first, last + 1, step)
 
 
-def _write_values(panel, kernel: np.ndarray, before: int, limit: float) -> None:
+def _write_values(panel: Axes, kernel: np.ndarray, before: int, limit: float) -> None:
     """Numbers in the cells of small kernels, where they can be read."""
     if kernel.size > 40:
         return
@@ -68,7 +68,7 @@ def _write_values(panel, kernel: np.ndarray, before: int, limit: float) -> None:
             panel.text(
                 column - before,
                 row + 1 - len(kernel),
-                f"{value:.1f}",
+                f"{round(float(value), 1) + 0.0:.1f}",
                 ha="center",
                 va="center",
                 fontsize=6,

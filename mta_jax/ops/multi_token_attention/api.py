@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
 from mta_jax.ops.multi_token_attention.reference import reference
@@ -42,9 +42,8 @@ def multi_token_attention(
     key_padding: KeyPadding = "both",
     dropout_rate: float = 0.0,
     dropout_key: DropoutKey | None = None,
-    return_weights: bool = False,
     implementation: Implementation | Sequence[Implementation] | None = None,
-) -> Float[Array, "B T N Hv"] | tuple[Float[Array, "B T N Hv"], Float[Array, "B N T S"]]:
+) -> Float[Array, "B T N Hv"]:
     r"""Multi-token attention (https://arxiv.org/abs/2504.00927, section 3).
 
     With all four mixing steps, and ``mask`` standing for every restriction::
@@ -81,20 +80,17 @@ def multi_token_attention(
         only), "left" earlier keys, "right" later ones.
       dropout_rate: dropout on the final attention weights.
       dropout_key: random key, required where dropout_rate > 0.
-      return_weights: also return the final attention weights, before dropout.
       implementation: None takes the best that supports the call; a name is a
         demand; a sequence takes the first that supports the call.
 
     Returns:
-      The output, in the dtype of `value`; with `return_weights` a pair of it and
-      the weights. A query without any allowed key gives zeros.
+      The output, in the dtype of `value`. A query without any allowed key gives
+      zeros.
 
     Raises:
       ValueError: for arguments that disagree, naming the argument.
       NotImplementedError: where a named implementation cannot serve the call.
     """
-    if key_segment_ids is None and segment_ids is not None and query.shape[1] == key.shape[1]:
-        key_segment_ids = segment_ids
     args = Arguments(
         query=query,
         key=key,
@@ -108,23 +104,44 @@ def multi_token_attention(
         key_segment_ids=key_segment_ids,
         is_causal=is_causal,
         query_offset=query_offset,
-        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        scale=scale,
         key_padding=key_padding,
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
-        return_weights=return_weights,
     )
-    check(args)
-    out, weights = _run(args, implementation)
-    if not return_weights:
-        return out
+    out, _ = _run(args, implementation)
+    return out
+
+
+def multi_token_attention_weights(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    *,
+    implementation: Implementation | Sequence[Implementation] | None = None,
+    **options: Any,
+) -> Float[Array, "B N T S"]:
+    """The final attention weights of `multi_token_attention`, after every mixing step.
+
+    They are what multiplies the values. Rows need not sum to one and entries may be
+    negative. For a look inside; the whole map is materialised.
+
+    Args:
+      query: queries.
+      key: keys.
+      implementation: as in `multi_token_attention`.
+      **options: every other argument of `multi_token_attention` but the values and
+        dropout.
+    """
+    args = Arguments(query=query, key=key, value=key, return_weights=True, **options)
+    _, weights = _run(args, implementation)
     assert weights is not None
-    return out, weights
+    return weights
 
 
 def _run(
     args: Arguments, implementation: Implementation | Sequence[Implementation] | None
 ) -> tuple[Array, Array | None]:
+    check(args)
     if isinstance(implementation, str):
         candidates: Sequence[str] = (implementation,)
     else:

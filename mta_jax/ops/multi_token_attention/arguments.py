@@ -1,4 +1,4 @@
-"""The checked arguments of one call, in the form every implementation takes."""
+"""The arguments of one call, in the form every implementation takes."""
 
 import dataclasses
 
@@ -9,32 +9,37 @@ from mta_jax.typing import Array, Bool, DropoutKey, Float, Int, KeyPadding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Arguments of `multi_token_attention`, checked against each other.
+    """Arguments of `multi_token_attention`, which documents each of them.
 
-    The meaning of each field is documented there. Defaults are filled in already,
-    so implementations need none of their own.
+    `return_weights` tells an implementation that the attention weights are wanted.
     """
 
     query: Float[Array, "B T N H"]
     key: Float[Array, "B S K H"]
     value: Float[Array, "B S K Hv"]
-    pre_kq_kernel: Float[Array, "N Cq Ck"] | None
-    pre_head_kernel: Float[Array, "M Ch Ch"] | None
-    post_kq_kernel: Float[Array, "N Cq2 Ck2"] | None
-    post_head_kernel: Float[Array, "M2 Ch2 Ch2"] | None
-    mask: Bool[Array, "#B #N #T #S"] | None
-    segment_ids: Int[Array, "B T"] | None
-    key_segment_ids: Int[Array, "B S"] | None
-    is_causal: bool
-    query_offset: int | Int[Array, ""]
-    scale: float
-    key_padding: KeyPadding
-    dropout_rate: float
-    dropout_key: DropoutKey | None
-    return_weights: bool
+    pre_kq_kernel: Float[Array, "N Cq Ck"] | None = None
+    pre_head_kernel: Float[Array, "M Ch Ch"] | None = None
+    post_kq_kernel: Float[Array, "N Cq2 Ck2"] | None = None
+    post_head_kernel: Float[Array, "M2 Ch2 Ch2"] | None = None
+    mask: Bool[Array, "#B #N #T #S"] | None = None
+    segment_ids: Int[Array, "B T"] | None = None
+    key_segment_ids: Int[Array, "B S"] | None = None
+    is_causal: bool = True
+    query_offset: int | Int[Array, ""] = 0
+    scale: float | None = None
+    key_padding: KeyPadding = "both"
+    dropout_rate: float = 0.0
+    dropout_key: DropoutKey | None = None
+    return_weights: bool = False
+
+    @property
+    def logit_scale(self) -> float:
+        """`scale`, or its default."""
+        return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
 
     def allowed(self) -> Bool[Array, "#B #N T S"]:
         """The mask that all restrictions together make."""
+        key_segment_ids = self.segment_ids if self.key_segment_ids is None else self.key_segment_ids
         return masks.attention_mask(
             self.query.shape[1],
             self.key.shape[1],
@@ -42,7 +47,7 @@ class Arguments:
             query_offset=self.query_offset,
             mask=self.mask,
             segment_ids=self.segment_ids,
-            key_segment_ids=self.key_segment_ids,
+            key_segment_ids=key_segment_ids,
         )
 
 
@@ -109,10 +114,12 @@ def check(args: Arguments) -> None:
             raise ValueError(
                 f"mask has dtype {args.mask.dtype}: expected bool, true where a query may attend"
             )
-    if (args.segment_ids is None) != (args.key_segment_ids is None):
+    if args.segment_ids is None and args.key_segment_ids is not None:
+        raise ValueError("key_segment_ids without segment_ids: queries need their documents too")
+    if args.segment_ids is not None and args.key_segment_ids is None and query_length != key_length:
         raise ValueError(
-            "key_segment_ids without segment_ids, or the reverse with "
-            f"{query_length} queries and {key_length} keys: give both"
+            f"segment_ids without key_segment_ids, with {query_length} queries and {key_length} "
+            "keys: keys need their documents too"
         )
     for name, ids, length in (
         ("segment_ids", args.segment_ids, query_length),
@@ -123,5 +130,8 @@ def check(args: Arguments) -> None:
 
     if not 0.0 <= args.dropout_rate < 1.0:
         raise ValueError(f"dropout_rate {args.dropout_rate}: must be in [0, 1)")
-    if args.dropout_rate and args.dropout_key is None:
-        raise ValueError(f"dropout_rate {args.dropout_rate} needs a dropout_key")
+    if (args.dropout_rate > 0) != (args.dropout_key is not None):
+        raise ValueError(
+            f"dropout_rate {args.dropout_rate} with dropout_key {args.dropout_key}: dropout needs "
+            "both, and no dropout neither"
+        )

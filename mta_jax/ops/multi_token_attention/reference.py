@@ -25,7 +25,7 @@ def reference(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "
     v = jnp.repeat(args.value.astype(dtype), groups, axis=2)
     mask = args.allowed()
 
-    logits = args.scale * jnp.einsum("BTNH,BSNH->BNTS", q, k, precision="highest")
+    logits = args.logit_scale * jnp.einsum("BTNH,BSNH->BNTS", q, k, precision="highest")
     if args.pre_kq_kernel is not None:
         logits = _convolve(jnp.where(mask, logits, 0), args.pre_kq_kernel.astype(dtype), args)
     if args.pre_head_kernel is not None:
@@ -39,7 +39,7 @@ def reference(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "
         probs = _mix_heads(probs, args.post_head_kernel.astype(dtype))
 
     weights = probs
-    if args.dropout_rate:
+    if args.dropout_key is not None:
         weights = dropout(probs, args.dropout_rate, args.dropout_key)
     out = jnp.einsum("BNTS,BSNH->BTNH", weights, v, precision="highest")
     return out.astype(args.value.dtype), probs

@@ -32,7 +32,7 @@ def xla(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T 
     mask = args.allowed()
 
     grouped = args.query.reshape(batch, query_length, num_kv_heads, -1, head_size)
-    logits = args.scale * jnp.einsum(
+    logits = args.logit_scale * jnp.einsum(
         "BTKGH,BSKH->BKGTS",
         grouped,
         args.key,
@@ -65,7 +65,7 @@ def xla(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T 
         probs = head_mixing(probs, args.post_head_kernel)
 
     weights = probs
-    if args.dropout_rate:
+    if args.dropout_key is not None:
         weights = dropout(probs, args.dropout_rate, args.dropout_key)
     out = jnp.einsum(
         "BKGTS,BSKH->BTKGH",

@@ -24,6 +24,7 @@ Einsum strings use the same letters.
 from typing import Literal
 
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt32
 
 KeyPadding = Literal["both", "left", "right"]
@@ -32,4 +33,4 @@ KeyPadding = Literal["both", "left", "right"]
 DropoutKey = PRNGKeyArray | UInt32[Array, "2"]
 """A typed (`jax.random.key`) or a raw (`jax.random.PRNGKey`) random key."""
 
-__all__ = ["Array", "Bool", "DropoutKey", "Float", "Int", "KeyPadding"]
+__all__ = ["Array", "Bool", "DTypeLike", "DropoutKey", "Float", "Int", "KeyPadding"]

@@ -2,11 +2,12 @@
 
 import string
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the trainer needs of a tokenizer."""
 

@@ -16,7 +16,7 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
 )
 from mta_jax.ops.rope import RopeLayout
-from mta_jax.typing import Array, Bool, DropoutKey, Float, Int, KeyPadding
+from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 
 def dropout_key(
@@ -96,8 +96,8 @@ class MultiTokenAttention(nnx.Module):
         dropout_rate: float = 0.0,
         deterministic: bool = False,
         use_bias: bool = False,
-        dtype: jnp.dtype | None = None,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         implementation: Implementation | Sequence[Implementation] | None = None,
         rngs: nnx.Rngs,
     ):

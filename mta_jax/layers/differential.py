@@ -12,7 +12,7 @@ from mta_jax.layers.projections import heads_projection, output_projection, rota
 from mta_jax.ops.differential_attention import differential_attention
 from mta_jax.ops.multi_token_attention import multi_token_attention_weights
 from mta_jax.ops.rope import RopeLayout
-from mta_jax.typing import Array, DropoutKey, Float, Int
+from mta_jax.typing import Array, DropoutKey, DTypeLike, Float, Int
 
 
 class DifferentialAttention(nnx.Module):
@@ -53,8 +53,8 @@ class DifferentialAttention(nnx.Module):
         rope_layout: RopeLayout = "interleaved",
         dropout_rate: float = 0.0,
         deterministic: bool = False,
-        dtype: jnp.dtype | None = None,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
-from mta_jax.typing import Array, Float
+from mta_jax.typing import Array, DTypeLike, Float
 
 
 class Embedding(nnx.Embed):
@@ -23,8 +23,8 @@ class Embedding(nnx.Embed):
         vocab_size: int,
         embed_dim: int,
         *,
-        dtype: jnp.dtype | None = None,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         super().__init__(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
-from mta_jax.typing import Array, Float
+from mta_jax.typing import Array, DTypeLike, Float
 
 GroupNormScaling = Literal["none", "depth", "gate"]
 """What follows the normalisation: nothing, a fixed factor that shrinks with depth
@@ -52,8 +52,8 @@ class GroupNorm(nnx.Module):
         layer_index: int = 0,
         embed_dim: int,
         epsilon: float = 1e-5,
-        dtype: jnp.dtype | None = None,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         if scaling not in ("none", "depth", "gate"):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
-from mta_jax.typing import Array, DropoutKey, Float, KeyPadding
+from mta_jax.typing import Array, DropoutKey, DTypeLike, Float, KeyPadding
 
 KernelInit = Literal["identity", "constant", "uniform", "normal", "diagonal", "zero"]
 """Start of a mixing kernel (paper section 4.6 compares identity, constant and zero).
@@ -37,7 +37,7 @@ def kq_kernel(
     *,
     key_padding: KeyPadding,
     key: DropoutKey,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, "N Cq Ck"]:
     """A new key-query kernel of the given [N, Cq, Ck] shape."""
     _, query_size, key_size = shape
@@ -51,7 +51,7 @@ def kq_kernel(
 
 
 def head_kernel(
-    init: KernelInit, shape: tuple[int, int, int], *, key: DropoutKey, dtype: jnp.dtype
+    init: KernelInit, shape: tuple[int, int, int], *, key: DropoutKey, dtype: DTypeLike
 ) -> Float[Array, "M Ch Ch"]:
     """A new head kernel of the given [M, Ch, Ch] shape."""
     if init in ("identity", "diagonal"):
@@ -60,7 +60,7 @@ def head_kernel(
 
 
 def _dense_init(
-    init: KernelInit, shape: tuple[int, ...], *, fan_in: int, key: DropoutKey, dtype: jnp.dtype
+    init: KernelInit, shape: tuple[int, ...], *, fan_in: int, key: DropoutKey, dtype: DTypeLike
 ) -> Array:
     if init == "constant":
         return jnp.full(shape, CONSTANT, dtype)

@@ -6,7 +6,7 @@ from flax import nnx
 from mta_jax.layers import initializers
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.ops import head_mixing, key_query_convolution
-from mta_jax.typing import Array, Float, Int, KeyPadding
+from mta_jax.typing import Array, DTypeLike, Float, Int, KeyPadding
 
 
 class KeyQueryConvolution(nnx.Module):
@@ -31,7 +31,7 @@ class KeyQueryConvolution(nnx.Module):
         *,
         key_padding: KeyPadding = "both",
         kernel_init: KernelInit = "identity",
-        param_dtype: jnp.dtype = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         if min(kernel_size) < 1:
@@ -76,7 +76,7 @@ class HeadMixing(nnx.Module):
         group_size: int,
         *,
         kernel_init: KernelInit = "identity",
-        param_dtype: jnp.dtype = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         if group_size < 1 or num_heads % group_size:

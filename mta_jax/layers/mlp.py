@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
-from mta_jax.typing import Array, Float
+from mta_jax.typing import Array, DTypeLike, Float
 
 
 def default_mlp_dim(embed_dim: int) -> int:
@@ -28,8 +28,8 @@ class SwiGLU(nnx.Module):
         embed_dim: int,
         mlp_dim: int,
         *,
-        dtype: jnp.dtype | None = None,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         def linear(features_in: int, features_out: int) -> nnx.Linear:

@@ -5,7 +5,7 @@ from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
 from mta_jax.ops.rope import RopeLayout, apply_rope
-from mta_jax.typing import Array, Float, Int
+from mta_jax.typing import Array, DTypeLike, Float, Int
 
 
 def heads_projection(
@@ -14,8 +14,8 @@ def heads_projection(
     head_size: int,
     *,
     use_bias: bool = False,
-    dtype: jnp.dtype | None = None,
-    param_dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.LinearGeneral:
     """A projection [B, T, D] -> [B, T, heads, size]."""
@@ -36,8 +36,8 @@ def output_projection(
     features: int,
     *,
     use_bias: bool = False,
-    dtype: jnp.dtype | None = None,
-    param_dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.LinearGeneral:
     """A projection [B, T, heads, size] -> [B, T, D]."""

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mta_jax.errors import UserError
+from mta_jax.training.checkpoint import Checkpoints
+
+STATE = {
+    "params": {"layers": {0: {"kernel": jnp.arange(5000.0)}}},
+    "opt_state": (jnp.zeros((), jnp.int32), {"mu": jnp.ones(7, jnp.bfloat16)}),
+    "step": jnp.zeros((), jnp.int32),
+}
+ABSTRACT = jax.eval_shape(lambda: STATE)
+
+
+def make_position():
+    return iter(grain.MapDataset.range(100).shuffle(seed=1).to_iter_dataset())
+
+
+def save(folder, steps, keep=3):
+    """Saves at each step, consuming one element in between; returns what comes next."""
+    position = make_position()
+    with Checkpoints(folder, keep=keep, config={"seed": 3}) as checkpoints:
+        for step in steps:
+            next(position)
+            state = STATE | {"step": jnp.asarray(step, jnp.int32)}
+            checkpoints.save(step, state, position)
+        checkpoints.wait()
+        return next(position)
+
+
+def restore(folder):
+    reports = []
+    with Checkpoints(folder, keep=3, config={"seed": 3}) as checkpoints:
+        return checkpoints.restore(ABSTRACT, make_position, reports.append), reports
+
+
+def biggest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_state_and_data_position_come_back_as_they_were(tmp_path):
+    following = save(tmp_path, [10, 20])
+    restored, reports = restore(tmp_path)
+    assert restored.step == 20
+    assert jax.tree.structure(restored.state) == jax.tree.structure(STATE)
+    for got, want in zip(
+        jax.tree.leaves(restored.state["params"]), jax.tree.leaves(STATE["params"]), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+    assert int(restored.state["step"]) == 20
+    assert next(restored.position) == following
+    assert reports == []
+
+
+def test_the_newest_are_kept(tmp_path):
+    save(tmp_path, [1, 2, 3, 4], keep=2)
+    with Checkpoints(tmp_path, keep=2, config={}) as checkpoints:
+        assert checkpoints.steps() == [3, 4]
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+    assert restore(tmp_path) == (None, [])
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed byte", "missing"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(tmp_path, damage):
+    save(tmp_path, [10, 20])
+    victim = biggest_file(tmp_path / "20")
+    content = bytearray(victim.read_bytes())
+    if damage == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    elif damage == "missing":
+        victim.unlink()
+    else:
+        content[len(content) // 2] ^= 0x10
+        victim.write_bytes(content)
+    restored, reports = restore(tmp_path)
+    assert restored.step == 10
+    assert int(restored.state["step"]) == 10
+    assert len(reports) == 1
+    assert str(tmp_path / "20") in reports[0]
+    assert "\n" not in reports[0]
+
+
+def test_an_unfinished_write_is_no_checkpoint(tmp_path):
+    save(tmp_path, [10])
+    (tmp_path / "20.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    restored, reports = restore(tmp_path)
+    assert (restored.step, reports) == (10, [])
+
+
+def test_when_no_checkpoint_can_be_read_the_run_does_not_start_over(tmp_path):
+    save(tmp_path, [10, 20])
+    for step in (10, 20):
+        biggest_file(tmp_path / str(step)).unlink()
+    with pytest.raises(UserError, match=r"none of the checkpoints \[10, 20\]"):
+        restore(tmp_path)

@@ -7,9 +7,11 @@ precedence from last to first.
 
 import dataclasses
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -57,12 +59,13 @@ def parse(
         help="Print the settings, parameter counts and memory, and stop.",
     )
     parser.add_class_arguments(config_class)
+    for file in _config_files(arguments):
+        complaint = _file_complaint(file, config_class)
+        if complaint:
+            parser.error(f"config {file}: {complaint}")
     values = parser.parse_args(list(arguments))
     dry_run = values.pop("dry_run")
-    for file in values.pop("config") or []:
-        misplaced = _misplaced_value(yaml.safe_load(file.get_content()), config_class)
-        if misplaced:
-            parser.error(f"{misplaced}: expected a section of settings (in {file})")
+    values.pop("config")
     try:
         return config_class(**vars(parser.instantiate(values))), dry_run
     except ValueError as error:
@@ -84,11 +87,31 @@ def _one_line(message: str, config_class: type) -> str:
     return " ".join(message.split())
 
 
-def _misplaced_value(content: Any, config_class: Any) -> str | None:
-    """The first section of a settings file that holds a single value instead.
+def _config_files(arguments: Sequence[str]) -> list[str]:
+    """The files that `--config` names."""
+    files = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
+    flags = (argument.partition("=") for argument in arguments)
+    return files + [value for flag, equals, value in flags if flag == "--config" and equals]
 
-    jsonargparse passes over these without a word.
-    """
+
+def _file_complaint(file: str, config_class: Any) -> str | None:
+    """What is wrong with a settings file as a whole, which jsonargparse does not say."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return f"not valid YAML ({' '.join(str(error).split())})"
+    if not isinstance(content, dict):
+        return "expected settings by name"
+    misplaced = _misplaced_value(content, config_class)
+    return f"{misplaced}: expected a section of settings" if misplaced else None
+
+
+def _misplaced_value(content: dict[str, Any], config_class: Any) -> str | None:
+    """The first section that holds a single value instead of settings."""
     for name, field_type in get_type_hints(config_class).items():
         if name not in content or not dataclasses.is_dataclass(field_type):
             continue

@@ -1,7 +1,7 @@
 """Text to token ids and back."""
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, int32, without begin and end."""
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Text of token ids; begin and end of document vanish."""
 
 
@@ -41,7 +41,7 @@ class ByteTokenizer:
         """UTF-8 bytes of the text, int32."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Text of the bytes; bytes that are no UTF-8 become U+FFFD."""
         return bytes(int(token) for token in tokens if token < 256).decode(errors="replace")
 
@@ -68,6 +68,6 @@ class LetterTokenizer:
                 f"characters {unknown}: block search knows a-z and '.', '#', '_' only"
             ) from None
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """One character per token; begin and end vanish."""
         return "".join(self.alphabet[token] for token in tokens if token < len(self.alphabet))

@@ -58,8 +58,8 @@ def _fill(
     graphdef: nnx.GraphDef,
     params: Any,
     buffer: Array,
-    start: int,
-    temperature: float,
+    start: int | Array,
+    temperature: float | Array,
     key: DropoutKey,
 ) -> Array:
     """Fills the buffer [1, T] from `start` on, one token after the other."""

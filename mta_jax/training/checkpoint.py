@@ -78,7 +78,11 @@ class Checkpoints:
         contents = {"state": state | {"checksums": _checksums(state)}, "data": position}
         try:
             self._checkpointer.save_checkpointables_async(
-                step, contents, custom_metadata={"config": self._config}
+                step,
+                contents,
+                custom_metadata={"config": self._config},
+                # A checkpoint of this step can only be a damaged one, passed over before.
+                overwrite=step in self.steps(),
             )
         except OSError as error:
             raise UserError(

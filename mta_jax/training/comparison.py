@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mta_jax.training import run_folder
-from mta_jax.training.config import TrainConfig, for_kind
+from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.loop import Result, train
 from mta_jax.training.pictures import save_pictures
 from mta_jax.training.state import make_program
@@ -25,14 +25,13 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
       UserError: where a run cannot go on.
     """
     folder = Path(config.run_dir)
+    runs = runs_of(config)
+    # What one of the runs cannot be built from is known before the first trains.
+    for run_config in runs.values():
+        make_program(run_config)
     if config.compare is None:
-        name = config.model.attention if isinstance(config.model.attention, str) else "mixed"
-        results: dict[str, Result] = {name: train(config, folder, name=name)}
+        results = {name: train(config, folder, name=name) for name in runs}
     else:
-        runs = {kind: for_kind(config, kind) for kind in config.compare}
-        # A config that only some of the kinds can be built from fails before the first trains.
-        for run_config in runs.values():
-            make_program(run_config)
         run_folder.open_run_folder(folder, config)
         results = {
             kind: train(run_config, folder / kind, name=kind) for kind, run_config in runs.items()

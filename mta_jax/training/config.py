@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from mta_jax.data import DataConfig
+from mta_jax.errors import ConfigError
 from mta_jax.models import AttentionKind, ModelConfig
 
 
@@ -161,8 +162,21 @@ class TrainConfig:
             )
 
 
-def for_kind(config: TrainConfig, kind: AttentionKind) -> TrainConfig:
-    """The run of one kind in a comparison."""
-    return dataclasses.replace(
-        config, compare=None, model=dataclasses.replace(config.model, attention=kind)
-    )
+def runs_of(config: TrainConfig) -> dict[str, TrainConfig]:
+    """The runs that a config asks for, by name: one, or one for each kind it compares.
+
+    Raises:
+      ConfigError: where the model cannot have one of the kinds.
+    """
+    if config.compare is None:
+        kind = config.model.attention
+        return {kind if isinstance(kind, str) else "mixed": config}
+    try:
+        return {
+            kind: dataclasses.replace(
+                config, compare=None, model=dataclasses.replace(config.model, attention=kind)
+            )
+            for kind in config.compare
+        }
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from mta_jax.training.config import TrainConfig, for_kind
+from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.run_folder import to_yaml
 from mta_jax.training.state import make_program
 
@@ -48,12 +48,7 @@ def print_dry_run(config: TrainConfig) -> None:
     """Prints the settings, then parameters by part and memory, for each kind asked for."""
     console = Console(highlight=False)
     console.print(to_yaml(config), markup=False, soft_wrap=True)
-    runs = (
-        {str(config.model.attention): config}
-        if config.compare is None
-        else {kind: for_kind(config, kind) for kind in config.compare}
-    )
-    for name, run_config in runs.items():
+    for name, run_config in runs_of(config).items():
         state = jax.eval_shape(make_program(run_config).initial_state)
         table = Table(title=f"Parameters: {name}")
         table.add_column("part")

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from mta_jax.data import tokenizer_for
+from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig, Transformer
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.optimizer import make_optimizer
@@ -51,12 +52,12 @@ def resolve_model(config: TrainConfig) -> ModelConfig:
     """The model config with the tokenizer's vocabulary where none is given.
 
     Raises:
-      ValueError: where the vocabulary is smaller than the tokenizer's.
+      ConfigError: where the vocabulary is smaller than the tokenizer's.
     """
     needed = tokenizer_for(config.data).vocab_size
     given = config.model.vocab_size
     if given is not None and given < needed:
-        raise ValueError(
+        raise ConfigError(
             f"model.vocab_size {given}: data.source {config.data.source!r} has {needed} tokens"
         )
     return dataclasses.replace(config.model, vocab_size=given or needed)

@@ -57,7 +57,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
         }
         return new_state, {
             "loss": value,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": schedule(state["step"]),
         }
 

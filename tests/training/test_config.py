@@ -7,7 +7,7 @@ from mta_jax.training.config import (
     OptimizerConfig,
     SampleConfig,
     TrainConfig,
-    for_kind,
+    runs_of,
 )
 from tests.training.tiny import toy_config
 
@@ -61,7 +61,7 @@ def test_only_text_writes_samples():
 
 def test_the_runs_of_a_comparison_differ_in_their_attention_only():
     config = toy_config(compare=["mta", "diff"])
-    run = for_kind(config, "diff")
+    run = runs_of(config)["diff"]
     assert run.model.attention == "diff"
     assert run.compare is None
     same = dataclasses.replace(run.model, attention="mta")

@@ -76,7 +76,7 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
     for clip_norm in (1.0, None):
         optimizer = make_optimizer(OptimizerConfig(clip_norm=clip_norm), 10)
         _, state = optimizer.update(gradient, optimizer.init(params), params)
-        first_moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,)][0]
+        first_moment = next(leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,))
         moments[clip_norm] = float(first_moment[0])
     assert moments[1.0] == pytest.approx(0.1 * 0.5)
     assert moments[None] == pytest.approx(0.1 * 100)

@@ -1,0 +1,105 @@
+import re
+
+import pytest
+
+from mta_jax.models import ModelConfig, MTAConfig
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocab_size": 0}, "model.vocab_size 0: must be at least 1"),
+        ({"num_layers": 0}, "model.num_layers 0: must be at least 1"),
+        ({"embed_dim": -4}, "model.embed_dim -4: must be at least 1"),
+        ({"num_heads": 0}, "model.num_heads 0: must be at least 1"),
+        ({"num_kv_heads": 0}, "model.num_kv_heads 0: must be at least 1"),
+        (
+            {"embed_dim": 10, "num_heads": 4},
+            "model.embed_dim 10 with num_heads 4: must be divisible, or set head_dim",
+        ),
+        ({"head_dim": 3}, "model.head_dim 3: must be even, for the rotary embedding"),
+        ({"embed_dim": 12, "num_heads": 4}, "model.head_dim 3: must be even"),
+        (
+            {"num_heads": 4, "num_kv_heads": 3},
+            "model.num_kv_heads 3: must divide num_heads 4",
+        ),
+        ({"attention_dropout": 1.0}, "model.attention_dropout 1.0: must be in [0, 1)"),
+        ({"attention_dropout": -0.1}, "model.attention_dropout -0.1: must be in [0, 1)"),
+        (
+            {"num_layers": 3, "attention": ["mta", "diff"]},
+            "model.attention lists 2 kinds: expected one for each of 3 layers",
+        ),
+        (
+            {"embed_dim": 12, "num_heads": 3, "attention": "diff"},
+            "model.num_heads 3, num_kv_heads 3: differential attention pairs heads, "
+            "so both must be even",
+        ),
+        (
+            {"num_heads": 2, "num_kv_heads": 1, "attention": ["transformer", "diff"]},
+            "model.num_heads 2, num_kv_heads 1: differential attention pairs heads",
+        ),
+    ],
+)
+def test_wrong_model_field_is_named_with_its_value(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ModelConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"pre_head_kernel_size": 3},
+            "model.mta.pre_head_kernel_size 3: must divide num_heads 4",
+        ),
+        (
+            {"post_head_kernel_size": 0},
+            "model.mta.post_head_kernel_size 0: must divide num_heads 4",
+        ),
+        ({"kq_layers": [0, 2]}, "model.mta.kq_layers names layer 2: must be in 0..1"),
+        ({"kq_layers": [-1]}, "model.mta.kq_layers names layer -1: must be in 0..1"),
+    ],
+)
+def test_mta_field_that_does_not_fit_the_model_is_named_with_its_value(fields, message):
+    mta = MTAConfig(**fields)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ModelConfig(num_heads=4, num_layers=2, mta=mta)
+    ModelConfig(num_heads=4, num_layers=2, mta=mta, attention="transformer")
+
+
+@pytest.mark.parametrize("name", ["pre_kq_kernel_size", "post_kq_kernel_size"])
+def test_wrong_kernel_size_is_named_with_its_value(name):
+    with pytest.raises(
+        ValueError, match=re.escape(f"model.mta.{name} [0, 3]: both sizes must be at least 1")
+    ):
+        MTAConfig(**{name: (0, 3)})
+    message = f"model.mta.{name} [2, 4]: with key_padding 'both' the key size must be odd"
+    with pytest.raises(ValueError, match=re.escape(message) + ".*such as 5"):
+        MTAConfig(**{name: (2, 4)})
+    for key_padding in ("left", "right"):
+        MTAConfig(**{name: (2, 4)}, key_padding=key_padding)
+
+
+def test_sizes_follow_from_width_and_heads_unless_given():
+    config = ModelConfig(embed_dim=1024, num_heads=16)
+    assert (config.head_size, config.kv_heads, config.mlp_size) == (64, 16, 2816)
+    config = ModelConfig(embed_dim=1024, num_heads=16, head_dim=32, num_kv_heads=4, mlp_dim=100)
+    assert (config.head_size, config.kv_heads, config.mlp_size) == (32, 4, 100)
+
+
+def test_head_dim_frees_the_width():
+    assert ModelConfig(embed_dim=10, num_heads=4, head_dim=6).head_size == 6
+
+
+def test_attention_is_one_kind_or_one_per_layer():
+    alike = ModelConfig(num_layers=2, attention="diff")
+    assert [alike.attention_of(layer) for layer in range(2)] == ["diff", "diff"]
+    mixed = ModelConfig(num_layers=2, attention=["mta", "diff"])
+    assert [mixed.attention_of(layer) for layer in range(2)] == ["mta", "diff"]
+
+
+def test_kernels_are_checked_only_where_a_layer_is_mta():
+    mta = MTAConfig(pre_head_kernel_size=3)
+    ModelConfig(num_heads=4, num_layers=2, attention=["diff", "talking_heads"], mta=mta)
+    with pytest.raises(ValueError, match="pre_head_kernel_size 3"):
+        ModelConfig(num_heads=4, num_layers=2, attention=["diff", "mta"], mta=mta)

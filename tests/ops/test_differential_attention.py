@@ -1,0 +1,103 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mta_jax.ops.differential_attention import differential_attention
+from mta_jax.ops.dropout import dropout
+from mta_jax.ops.multi_token_attention import (
+    multi_token_attention,
+    multi_token_attention_weights,
+)
+from tests.ops import numpy_oracle
+from tests.ops.attention_suite import quick_jit
+
+LENGTH = 6
+LAM = 0.3
+
+
+def draw(num_heads=4, num_kv_heads=4, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=(2, LENGTH, num_heads, 4))
+    key = rng.normal(size=(2, LENGTH, num_kv_heads, 4))
+    value = rng.normal(size=(2, LENGTH, num_kv_heads // 2, 8))
+    return [jnp.asarray(x, dtype) for x in (query, key, value)]
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "options"),
+    [
+        (4, 4, {}),
+        (8, 4, {}),
+        (4, 2, {"is_causal": False}),
+        (4, 4, {"query_offset": -2}),
+        (4, 4, {"segment_ids": np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]])}),
+        (4, 4, {"mask": np.arange(LENGTH)[None, None, None] != 1}),
+    ],
+    ids=["plain", "grouped", "bidirectional", "offset", "segments", "mask"],
+)
+def test_equals_the_loops(num_heads, num_kv_heads, options, implementation):
+    with jax.enable_x64(True):
+        arrays = draw(num_heads, num_kv_heads)
+        expected = numpy_oracle.differential_attention(*map(np.asarray, arrays), LAM, **options)
+        attend = functools.partial(differential_attention, implementation=implementation)
+        out = quick_jit(attend, static_argnames=("is_causal", "query_offset"))(
+            *arrays, jnp.asarray(LAM), **options
+        )
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
+
+
+def test_lam_zero_is_attention_of_the_even_heads():
+    with jax.enable_x64(True):
+        query, key, value = draw()
+        out = quick_jit(differential_attention)(query, key, value, jnp.asarray(0.0))
+        even = quick_jit(multi_token_attention)(query[:, :, ::2], key[:, :, ::2], value)
+    np.testing.assert_allclose(out, even, rtol=0, atol=1e-12)
+
+
+def test_dropout_is_dropout_of_the_difference():
+    rate, dropout_key = 0.4, jax.random.key(0)
+
+    @quick_jit
+    def run(query, key, value):
+        out = differential_attention(
+            query, key, value, jnp.asarray(LAM), dropout_rate=rate, dropout_key=dropout_key
+        )
+        first, second = (
+            multi_token_attention_weights(query[:, :, which::2], key[:, :, which::2])
+            for which in (0, 1)
+        )
+        difference = first - LAM * second
+        dropped = dropout(difference, rate, dropout_key)
+        return out, *(jnp.einsum("BNTS,BSNH->BTNH", x, value) for x in (dropped, difference))
+
+    with jax.enable_x64(True):
+        out, expected, undropped = run(*draw())
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
+    assert not np.allclose(out, undropped)
+
+
+def test_lam_gets_the_gradient_of_the_subtracted_map():
+    with jax.enable_x64(True):
+        query, key, value = draw()
+        jacobian = quick_jit(jax.jacobian(differential_attention, argnums=3))
+        gradient = jacobian(query, key, value, jnp.asarray(LAM))
+        odd = quick_jit(multi_token_attention)(query[:, :, 1::2], key[:, :, 1::2], value)
+    np.testing.assert_allclose(gradient, -odd, rtol=0, atol=1e-12)
+
+
+def test_output_has_the_dtype_of_value():
+    arrays = draw(dtype=jnp.bfloat16)
+    out = jax.eval_shape(differential_attention, *arrays, jnp.float32(LAM))
+    assert out.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("num_heads", [(3, 4), (4, 3)])
+def test_odd_head_numbers_are_refused(num_heads):
+    arrays = draw(*num_heads, dtype=np.float32)
+    message = f"{num_heads[0]} query and {num_heads[1]} key heads: .* even number of both"
+    with pytest.raises(ValueError, match=message):
+        differential_attention(*arrays, jnp.float32(LAM))

@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mta_jax.command_line import parse
+from mta_jax.training.config import TrainConfig
+from mta_jax.training.run_folder import plain, to_yaml
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+
+def read(*arguments):
+    config, _ = parse(TrainConfig, arguments, prog="train.py", description="")
+    return config
+
+
+def complaint(capsys, *arguments):
+    """The one line that a mistake prints."""
+    with pytest.raises(SystemExit) as exit_info:
+        read(*arguments)
+    assert exit_info.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    return output.err.removeprefix("train.py: error: ").strip()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_loads(path):
+    config = read("--config", str(path))
+    assert config.run_dir.startswith("runs/")
+    assert path.stem in path.read_text() or path.stem == "demo"
+
+
+def test_later_files_and_then_the_command_line_win(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("seed: 1\nnum_steps: 10\nmodel:\n  embed_dim: 32\n  num_layers: 3\n")
+    second.write_text("seed: 2\nmodel:\n  embed_dim: 48\n")
+    config = read("--config", str(first), "--config", str(second), "--model.embed_dim", "64")
+    assert (config.seed, config.num_steps) == (2, 10)
+    assert (config.model.embed_dim, config.model.num_layers) == (64, 3)
+
+
+def test_a_saved_config_reads_back_as_the_same_run(tmp_path):
+    config = read("--model.attention", "[mta, transformer]", "--model.mta.kq_layers", "[1]")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert read("--config", str(tmp_path / "config.yaml")) == config
+
+
+def test_a_preset_is_a_section_of_its_own():
+    presets = Path(__file__).parents[1] / "mta_jax" / "models" / "presets"
+    config = read("--model", str(presets / "880m.yaml"), "--model.attention", "diff")
+    assert (config.model.embed_dim, config.model.attention) == (1536, "diff")
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    (tmp_path / "a.yaml").write_text("optimizer:\n  learning_rate: 1e-3\n")
+    assert read("--config", str(tmp_path / "a.yaml")).optimizer.learning_rate == 1e-3
+
+
+def test_dry_run_is_told_apart():
+    assert parse(TrainConfig, ["--dry_run"], prog="x", description="")[1]
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        read("--help")
+    assert exit_info.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+
+    def check(section, prefix):
+        for name, value in section.items():
+            if isinstance(value, dict):
+                check(value, f"{prefix}{name}.")
+            else:
+                assert f"--{prefix}{name} " in text
+
+    check(plain(TrainConfig()), "")
+    assert "Peak learning rate." in text
+    assert "Decides weights, data order and dropout." in text
+
+
+def test_print_config_prints_a_config_file(capsys):
+    with pytest.raises(SystemExit):
+        read("--seed", "7", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model.num_layer", "3"],
+            "unknown setting 'model.num_layer'; did you mean 'model.num_layers'?",
+        ),
+        (["--num_step=3"], "unknown setting 'num_step'; did you mean 'num_steps'?"),
+        (["--num_steps", "ten"], "num_steps ten: expected int"),
+        (["--optimizer.learning_rate", "fast"], "optimizer.learning_rate fast: expected float"),
+        (
+            ["--model.attention", "mat"],
+            "model.attention mat: expected transformer | mta | talking_heads | diff or a list of "
+            "transformer | mta | talking_heads | diff",
+        ),
+        (
+            ["--model.mta.pre_kq_kernel_size", "[2, 4]"],
+            "model.mta.pre_kq_kernel_size [2, 4]: with key_padding 'both' the key size must be "
+            "odd, such as 5; 'left' and 'right' take any",
+        ),
+        (
+            ["--model.mta.pre_kq_kernel_size", "[1, 2, 3]"],
+            "model.mta.pre_kq_kernel_size [1, 2, 3]: expected [int, int] or null",
+        ),
+        (
+            ["--model.num_heads", "4", "--model.mta.pre_head_kernel_size", "3"],
+            "model.mta.pre_head_kernel_size 3: must divide num_heads 4",
+        ),
+        (
+            ["--data.block_search.block_size", "27"],
+            "data.block_search.block_size 27: a block has 1 to 26 different letters",
+        ),
+        (["--config", "missing.yaml"], "config missing.yaml: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_would_be_right(capsys, arguments, message):
+    assert complaint(capsys, *arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("nume_steps: 3", "unknown setting 'nume_steps'; did you mean 'num_steps'?"),
+        (
+            "model: {mta: {groupnorm: null}}",
+            "unknown setting 'model.mta.groupnorm'; did you mean 'model.mta.group_norm'?",
+        ),
+        ("model: 3", "model 3: expected a section of settings"),
+        ("model: {mta: 7}", "model.mta 7: expected a section of settings"),
+        ("seed: [1]", "seed [1]: expected int"),
+        ("model: [", "not valid YAML"),
+        ("- 3", "expected settings by name"),
+        ("", "expected settings by name"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file_or_field(capsys, tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    assert message in complaint(capsys, "--config", str(path))

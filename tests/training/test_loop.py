@@ -1,0 +1,174 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from mta_jax.errors import ConfigError, UserError
+from mta_jax.training import loop
+from mta_jax.training.comparison import result_table, run
+from mta_jax.training.config import CheckpointConfig, OptimizerConfig
+from mta_jax.training.loop import train
+from mta_jax.training.records import read_rows
+from tests.training.tiny import text_config, toy_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return train(toy_config(), folder, name="toy")
+
+
+class StopError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupt_at(step, monkeypatch):
+    """Ends the next run as soon as it asks for the batch of a step."""
+    original = loop.make_train_step
+
+    def make_train_step(program):
+        inner = original(program)
+
+        def train_step(state, batch):
+            if int(state["step"]) == step:
+                raise StopError
+            return inner(state, batch)
+
+        return train_step
+
+    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+
+
+def test_a_run_interrupted_twice_writes_the_same_bytes(finished, tmp_path, monkeypatch):
+    for step in (5, 9):
+        with monkeypatch.context() as patch:
+            interrupt_at(step, patch)
+            with pytest.raises(StopError):
+                train(toy_config(), tmp_path / "run", name="toy")
+    resumed = train(toy_config(), tmp_path / "run", name="toy")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert metrics == (finished.folder / "metrics.jsonl").read_bytes()
+    for got, want in zip(
+        jax.tree.leaves(resumed.params), jax.tree.leaves(finished.params), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_damaged_last_checkpoint_costs_steps_and_nothing_else(
+    finished, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(11, patch)
+        with pytest.raises(StopError):
+            train(toy_config(), tmp_path / "run", name="toy")
+    state = tmp_path / "run" / "checkpoints" / "8" / "state"
+    (state / "manifest.ocdbt").write_bytes(b"")
+    train(toy_config(), tmp_path / "run", name="toy")
+    output = capsys.readouterr().out
+    assert "checkpoints/8 is damaged and passed over" in output
+    assert "continuing from step 4" in output
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert metrics == (finished.folder / "metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_read_and_not_trained_again(finished, monkeypatch):
+    before = (finished.folder / "metrics.jsonl").read_bytes()
+    interrupt_at(12, monkeypatch)
+    again = train(toy_config(), finished.folder, name="toy")
+    assert again.held_out == finished.held_out
+    assert (finished.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_seed_is_another_run(finished, tmp_path):
+    other = train(toy_config(seed=1), tmp_path / "run", name="toy")
+    assert other.rows[0]["loss"] != finished.rows[0]["loss"]
+
+
+def test_the_run_folder_of_another_run_is_refused(finished):
+    with pytest.raises(ConfigError, match=r"seed is 0 there and 5 here"):
+        train(toy_config(seed=5), finished.folder, name="toy")
+
+
+def test_rows_are_means_at_fixed_steps_with_evaluations_between(finished):
+    losses = [row["step"] for row in finished.rows if "loss" in row]
+    errors = [row["step"] for row in finished.rows if "heldout/error" in row]
+    assert losses == [2, 4, 6, 8, 10, 12]
+    assert errors == [6, 12]
+    timing = read_rows(finished.folder / "timing.jsonl")
+    assert [row["step"] for row in timing] == losses
+    assert finished.seconds == sum(row["seconds"] for row in timing)
+
+
+def test_results_are_in_a_file(finished):
+    results = json.loads((finished.folder / "results.json").read_text())
+    assert results["held_out"]["heldout"]["error"] == finished.held_out["heldout"]["error"]
+    assert results["num_params"] == finished.num_params
+
+
+def test_training_learns(tmp_path):
+    config = toy_config(num_steps=60, evaluate_every=60, checkpoint=CheckpointConfig(every=60))
+    rows = [
+        row["loss"] for row in train(config, tmp_path / "run", name="toy").rows if "loss" in row
+    ]
+    assert np.mean(rows[-3:]) < 0.8 * np.mean(rows[:3])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
+    config = toy_config(optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=None))
+    with pytest.raises(UserError, match=r"is (nan|inf) at step \d+: .*learning_rate"):
+        train(config, tmp_path / "run", name="toy")
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_comparison_trains_each_kind_and_draws_them_together(tmp_path, capsys):
+    config = toy_config(
+        run_dir=str(tmp_path / "run"),
+        compare=["mta", "transformer", "talking_heads", "diff"],
+        num_steps=2,
+        evaluate_every=2,
+    )
+    results = run(config)
+    assert list(results) == config.compare
+    table = result_table(results)
+    assert table.row_count == 4
+    assert [column.header for column in table.columns][:5] == [
+        "kind",
+        "parameters",
+        "steps",
+        "seconds",
+        "whole-answer error",
+    ]
+    pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
+    assert pictures == ["attention.png", "curves.png", "kernels_mta.png"]
+    for kind in config.compare:
+        assert kind in capsys.readouterr().out or results[kind].folder.name == kind
+    assert set(json.loads((tmp_path / "run" / "results.json").read_text())) == set(config.compare)
+
+
+def test_a_kind_that_cannot_be_built_fails_before_the_first_trains(tmp_path):
+    model = dataclasses.replace(
+        toy_config().model,
+        num_heads=1,
+        mta=dataclasses.replace(toy_config().model.mta, post_head_kernel_size=None),
+    )
+    config = toy_config(run_dir=str(tmp_path / "run"), compare=["mta", "diff"], model=model)
+    with pytest.raises(ConfigError, match="num_heads 1"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_language_model_writes_samples_and_reports_bits_per_byte(tmp_path, capsys):
+    config = text_config(run_dir=str(tmp_path / "run"))
+    result = run(config)["mta"]
+    samples = [row for row in result.rows if "sample" in row]
+    assert [row["step"] for row in samples] == [2, 4]
+    assert all(row["sample"].startswith("The ") for row in samples)
+    figures = result.held_out["docs"]
+    assert figures["perplexity"] == pytest.approx(np.exp(figures["loss"]))
+    # Documents end with a token that is no byte, so there are a few more tokens than bytes.
+    bits_per_token = figures["loss"] / np.log(2)
+    assert bits_per_token < figures["bits_per_byte"] < 1.01 * bits_per_token
+    assert "bits per byte" in capsys.readouterr().out

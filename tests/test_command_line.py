@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from mta_jax.command_line import parse
+from mta_jax.models import model_preset
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.run_folder import plain, to_yaml
 
@@ -50,8 +51,9 @@ def test_a_saved_config_reads_back_as_the_same_run(tmp_path):
 
 def test_a_preset_is_a_section_of_its_own():
     presets = Path(__file__).parents[1] / "mta_jax" / "models" / "presets"
-    config = read("--model", str(presets / "880m.yaml"), "--model.attention", "diff")
-    assert (config.model.embed_dim, config.model.attention) == (1536, "diff")
+    before = ["--model.mlp_dim", "7", "--model.mta.group_norm", "null"]
+    config = read(*before, "--model", str(presets / "880m.yaml"), "--model.attention", "diff")
+    assert config.model == model_preset("880m", "diff")
 
 
 def test_scientific_notation_is_a_number(tmp_path):

@@ -52,7 +52,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int, config: dict[str, Any]):
         # Orbax reports each failed attempt to read; ours is the line the user needs.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._directory = directory
         self._config = config
         self._checkpointer = ocp.training.Checkpointer(

@@ -72,11 +72,13 @@ def test_equals_the_loops(kernel_size, key_padding, segments):
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("key_length", [1, 8, 17, 64, 127, 128, 129, 200, 257])
-def test_equals_cross_correlation_as_in_torch(key_length):
+@pytest.mark.parametrize("key_kernel_size", [11, 67])
+@pytest.mark.parametrize("key_length", [1, 8, 17, 64, 127, 128, 129, 257])
+def test_equals_cross_correlation_as_in_torch(key_length, key_kernel_size):
     """The authors pad (Cq - 1, 0) rows and call `conv2d`, which does not flip kernels."""
-    logits, kernel = normal(1, 2, 5, key_length), normal(2, 3, 11, seed=1)
-    padded = np.pad(logits, ((0, 0), (0, 0), (2, 0), (5, 5)))
+    logits, kernel = normal(1, 2, 4, key_length), normal(2, 3, key_kernel_size, seed=1)
+    reach = key_kernel_size // 2
+    padded = np.pad(logits, ((0, 0), (0, 0), (2, 0), (reach, reach)))
     expected = [scipy.signal.correlate2d(padded[0, n], kernel[n], mode="valid") for n in range(2)]
     with jax.enable_x64(True):
         out = convolve(logits, kernel)[0]

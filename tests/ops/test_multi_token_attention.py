@@ -210,9 +210,9 @@ class TestSelection:
         assert calls == ["xla"]
 
     def test_name_is_a_demand(self, calls, refuse):
-        refuse("xla")
-        with pytest.raises(NotImplementedError, match="no xla today"):
-            multi_token_attention(**self.arrays, implementation="xla")
+        refuse("reference")
+        with pytest.raises(NotImplementedError, match="no reference today"):
+            multi_token_attention(**self.arrays, implementation="reference")
         assert calls == []
 
     def test_sequence_takes_the_first_that_works(self, calls, refuse):

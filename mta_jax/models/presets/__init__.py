@@ -27,6 +27,9 @@ def model_preset(
     file = resources.files(__name__) / f"{name}.yaml"
     if not file.is_file():
         raise ValueError(f"preset {name!r}: must be 300m, 550m, 880m or 1b")
-    fields = yaml.safe_load(file.read_text())
-    config = ModelConfig(**fields | {"mta": MTAConfig(**fields["mta"])})
+    fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    mta = fields["mta"]
+    for field in ("pre_kq_kernel_size", "post_kq_kernel_size"):
+        mta[field] = tuple(mta[field])
+    config = ModelConfig(**fields | {"mta": MTAConfig(**mta)})
     return dataclasses.replace(config, attention=attention, **overrides)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from mta_jax.viz import learning_curves
+from tests.viz.saving import check_figure
+
+RUNS = {
+    "mta": [
+        {"step": 10, "train_loss": 2.0},
+        {"step": 20, "train_loss": 1.0, "heldout_error": 0.25},
+    ],
+    "transformer": [{"step": 10, "train_loss": 3.0, "heldout_error": 1.0}],
+}
+FIGURES = {
+    "train_loss": ("Training", "loss (nats)"),
+    "heldout_error": ("Held out", "error (%)"),
+}
+
+
+def test_each_figure_is_a_panel_with_its_title_and_labels():
+    figure = learning_curves(RUNS, FIGURES)
+    check_figure(figure)
+    shown = [(panel.get_title(), panel.get_ylabel()) for panel in figure.axes]
+    assert shown == list(FIGURES.values())
+    assert {panel.get_xlabel() for panel in figure.axes} == {"training step"}
+
+
+def test_each_run_is_a_line_named_in_the_legend():
+    for panel in learning_curves(RUNS, FIGURES).axes:
+        assert [line.get_label() for line in panel.lines] == ["mta", "transformer"]
+        texts = [text.get_text() for text in panel.get_legend().get_texts()]
+        assert texts == ["mta", "transformer"]
+
+
+def test_lines_are_the_rows_that_have_the_figure():
+    loss, error = learning_curves(RUNS, FIGURES).axes
+    np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[10, 2.0], [20, 1.0]])
+    np.testing.assert_array_equal(loss.lines[1].get_xydata(), [[10, 3.0]])
+    # Errors in percent.
+    np.testing.assert_array_equal(error.lines[0].get_xydata(), [[20, 25.0]])
+    np.testing.assert_array_equal(error.lines[1].get_xydata(), [[10, 100.0]])
+
+
+def test_errors_are_drawn_from_0_to_100_percent():
+    _, error = learning_curves(RUNS, FIGURES).axes
+    low, high = error.get_ylim()
+    assert low < 0 < 100 < high < 110
+
+
+def test_lines_differ_in_colour_and_in_dash():
+    runs = {f"run {index}": RUNS["transformer"] for index in range(4)}
+    (panel,) = learning_curves(runs, {"train_loss": FIGURES["train_loss"]}).axes
+    assert len({line.get_color() for line in panel.lines}) == 4
+    assert len({line.get_linestyle() for line in panel.lines}) == 4
+
+
+@pytest.mark.parametrize(("count", "marked"), [(30, True), (31, False)])
+def test_only_short_lines_have_markers(count, marked):
+    runs = {"mta": [{"step": step, "train_loss": 1.0} for step in range(count)]}
+    (panel,) = learning_curves(runs, {"train_loss": FIGURES["train_loss"]}).axes
+    assert (panel.lines[0].get_marker() not in ("", "None", None)) == marked

@@ -7,7 +7,9 @@ python train.py --help                               every setting
 """
 
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 
 from mta_jax.command_line import parse
@@ -34,11 +36,30 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"train.py: error: {error}; the same command continues the run", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("train.py: stopped; the same command continues the run", file=sys.stderr)
         return 130
     return 0
 
 
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """A background writer that fails, on a full disk say, is worth a line, no more."""
+    if isinstance(failure.exc_value, OSError):
+        print(f"train.py: a background write failed: {failure.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failure)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    threading.excepthook = _report_thread
+    exit_code = main(sys.argv[1:])
+    if exit_code == 1:
+        # A failed write leaves event loops and queues behind that would each print a
+        # traceback of their own while Python shuts down. All files are closed by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

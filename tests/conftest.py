@@ -1,9 +1,19 @@
+import atexit
+import importlib.metadata
 import os
 import tempfile
 
-# Before jax is imported: tests run on the CPU wherever they run, and a program that
-# several tests or processes compile is compiled once.
+# All of this before jax is imported. Tests run on the CPU wherever they run. Programs
+# here are small and many: compiling them takes most of the time, so it is kept short,
+# and what several tests or processes compile is compiled once.
 os.environ["JAX_PLATFORMS"] = "cpu"
 _CACHE = tempfile.TemporaryDirectory(prefix="mta-jax-test-cache-")
+atexit.register(_CACHE.cleanup)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+_FLAGS = ["--xla_backend_optimization_level=0"]
+_VERSION = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
+if _VERSION < (0, 11):
+    # Newer versions have no such flag and end the process over it.
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()

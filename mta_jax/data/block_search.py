@@ -135,6 +135,8 @@ class BlockSearchSource:
 
         The weights are 1 on the answer and the end of the sample, 0 elsewhere.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
         config, tokenizer = self._config, self._tokenizer
         rng = np.random.default_rng([self._seed, _SPLITS[self._split], int(index)])
         context, question, answer = self._draw(rng)

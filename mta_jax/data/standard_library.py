@@ -62,6 +62,9 @@ def split_off(
 
     Returns:
       The training and the held-out documents, each in the given order.
+
+    Raises:
+      ValueError: where no document is left for training.
     """
 
     def digest(document: Document) -> bytes:
@@ -69,5 +72,7 @@ def split_off(
 
     count = math.ceil(heldout_fraction * len(found))
     names = {document.name for document in sorted(found, key=digest)[:count]}
+    if count >= len(found):
+        raise ValueError(f"holding out {count} of {len(found)} documents leaves none for training")
     train = [document for document in found if document.name not in names]
     return train, [document for document in found if document.name in names]

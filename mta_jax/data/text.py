@@ -69,6 +69,8 @@ class PieceSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Piece `index`: `inputs`, `targets` and `targets_weights`, of equal length."""
         index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"piece {index} of {len(self)}")
         document = int(np.searchsorted(self._first_piece, index, side="right")) - 1
         start = (index - int(self._first_piece[document])) * self._sequence_length
         tokens = self._tokens[document][start : start + self._sequence_length + 1]

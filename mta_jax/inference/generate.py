@@ -41,10 +41,12 @@ def generate(
       The new token ids.
 
     Raises:
-      ValueError: for an empty prompt.
+      ValueError: for an empty prompt or a negative temperature.
     """
     if len(prompt) == 0:
         raise ValueError("prompt is empty: it needs at least one token, such as the begin token")
+    if temperature < 0:
+        raise ValueError(f"temperature {temperature}: must be at least 0")
     buffer = np.zeros((1, len(prompt) + num_tokens), np.int32)
     buffer[0, : len(prompt)] = prompt
     filled = _fill(graphdef, params, buffer, len(prompt), temperature, key)

@@ -19,6 +19,19 @@ from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 
+def default_head_dim(in_features: int, num_heads: int) -> int:
+    """The width of the inputs, divided among the heads.
+
+    Raises:
+      ValueError: where that leaves a rest.
+    """
+    if in_features % num_heads:
+        raise ValueError(
+            f"in_features {in_features} with {num_heads} heads: must be divisible, or give head_dim"
+        )
+    return in_features // num_heads
+
+
 def dropout_key(
     rate: float, deterministic: bool, rngs: nnx.Rngs | DropoutKey | None
 ) -> DropoutKey | None:
@@ -105,12 +118,7 @@ class MultiTokenAttention(nnx.Module):
         if num_heads % num_kv_heads:
             raise ValueError(f"num_kv_heads {num_kv_heads}: must divide num_heads {num_heads}")
         if head_dim is None:
-            if in_features % num_heads:
-                raise ValueError(
-                    f"in_features {in_features} with {num_heads} heads: must be divisible, or "
-                    "give head_dim"
-                )
-            head_dim = in_features // num_heads
+            head_dim = default_head_dim(in_features, num_heads)
         self.key_padding = key_padding
         self.rope_theta = rope_theta
         self.rope_layout = rope_layout

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mta_jax.layers.attention import dropout_key
+from mta_jax.layers.attention import default_head_dim, dropout_key
 from mta_jax.layers.group_norm import GroupNorm, lambda_init
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
-from mta_jax.ops.differential_attention import differential_attention
-from mta_jax.ops.multi_token_attention import multi_token_attention_weights
+from mta_jax.ops.differential_attention import (
+    differential_attention,
+    differential_attention_weights,
+)
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import Array, DropoutKey, DTypeLike, Float, Int
 
@@ -63,7 +65,8 @@ class DifferentialAttention(nnx.Module):
                 f"num_heads {num_heads}, num_kv_heads {num_kv_heads}: differential attention "
                 "needs both even, the second dividing the first"
             )
-        head_dim = in_features // num_heads if head_dim is None else head_dim
+        if head_dim is None:
+            head_dim = default_head_dim(in_features, num_heads)
         self.rope_theta = rope_theta
         self.rope_layout = rope_layout
         self.dropout_rate = dropout_rate
@@ -122,8 +125,7 @@ class DifferentialAttention(nnx.Module):
     ) -> Float[Array, "B N T T"]:
         """The difference of the maps of each pair: [B, N / 2, T, T]."""
         q, k = self._queries_and_keys(inputs, positions)
-        maps = multi_token_attention_weights(q, k, segment_ids=segment_ids)
-        return maps[:, 0::2] - self._lambda() * maps[:, 1::2]
+        return differential_attention_weights(q, k, self._lambda(), segment_ids=segment_ids)
 
     def _lambda(self) -> Float[Array, ""]:
         def product(first: nnx.Param, second: nnx.Param) -> Array:

@@ -1,7 +1,7 @@
 """What a model is made of."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from mta_jax.layers.group_norm import GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
@@ -13,6 +13,15 @@ AttentionKind = Literal["transformer", "mta", "talking_heads", "diff"]
 """transformer: ordinary attention. mta: as `MTAConfig` says. talking_heads: head
 mixing before and after the softmax over all heads, nothing else. diff:
 differential attention, pairs of heads."""
+
+
+def _check_choices(prefix: str, **fields: tuple[str, Any]) -> None:
+    """Raises ValueError where a field is none of its literal type's values."""
+    for name, (value, choices) in fields.items():
+        if value not in get_args(choices):
+            raise ValueError(
+                f"{prefix}{name} {value}: must be one of {', '.join(get_args(choices))}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,12 +55,21 @@ class MTAConfig:
     """How the mixing kernels start: identity, constant, uniform, normal, diagonal, zero."""
 
     def __post_init__(self) -> None:
+        _check_choices(
+            "model.mta.",
+            key_padding=(self.key_padding, KeyPadding),
+            kernel_init=(self.kernel_init, KernelInit),
+        )
+        if self.group_norm is not None:
+            _check_choices("model.mta.", group_norm=(self.group_norm, GroupNormScaling))
         for name in ("pre_kq_kernel_size", "post_kq_kernel_size"):
             size = getattr(self, name)
             if size is None:
                 continue
-            if min(size) < 1:
-                raise ValueError(f"model.mta.{name} {list(size)}: both sizes must be at least 1")
+            if len(size) != 2 or min(size) < 1:
+                raise ValueError(
+                    f"model.mta.{name} {list(size)}: expected [queries, keys], both at least 1"
+                )
             if self.key_padding == "both" and size[1] % 2 == 0:
                 raise ValueError(
                     f"model.mta.{name} {list(size)}: with key_padding 'both' the key size must be "
@@ -109,10 +127,15 @@ class ModelConfig:
     """Dtype of the computation; logits, softmax and parameters stay float32."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads"):
+        sizes = ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads")
+        for name in (*sizes, "head_dim", "mlp_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"model.{name} {value}: must be at least 1")
+        for name in ("rope_theta", "norm_epsilon"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"model.{name} {getattr(self, name)}: must be above 0")
+        _check_choices("model.", rope_layout=(self.rope_layout, RopeLayout))
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise ValueError(
                 f"model.embed_dim {self.embed_dim} with num_heads {self.num_heads}: must be "
@@ -137,6 +160,8 @@ class ModelConfig:
                 f"{self.num_layers} layers"
             )
         kinds = {self.attention_of(layer) for layer in range(self.num_layers)}
+        for kind in kinds:
+            _check_choices("model.", attention=(kind, AttentionKind))
         if "diff" in kinds and (self.num_heads % 2 or self.kv_heads % 2):
             raise ValueError(
                 f"model.num_heads {self.num_heads}, num_kv_heads {self.kv_heads}: differential "

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from mta_jax.ops.multi_token_attention import multi_token_attention
+import jax.numpy as jnp
+
+from mta_jax.ops.multi_token_attention import (
+    multi_token_attention,
+    multi_token_attention_weights,
+)
 from mta_jax.typing import Array, Float
 
 
@@ -10,7 +15,7 @@ def differential_attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S Kv Hv"],
-    lam: Float[Array, ""],
+    lam: float | Float[Array, ""],
     **options: Any,
 ) -> Float[Array, "B T Nv Hv"]:
     """The difference of two attention maps applied to shared values.
@@ -30,11 +35,28 @@ def differential_attention(
     Raises:
       ValueError: where heads do not pair up.
     """
+    _check_pairs(query, key)
+    first = multi_token_attention(query[:, :, 0::2], key[:, :, 0::2], value, **options)
+    second = multi_token_attention(query[:, :, 1::2], key[:, :, 1::2], value, **options)
+    return first - jnp.asarray(lam, value.dtype) * second
+
+
+def differential_attention_weights(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    lam: float | Float[Array, ""],
+    **options: Any,
+) -> Float[Array, "B Nv T S"]:
+    """The difference of the two maps of each pair; arguments as in `differential_attention`."""
+    _check_pairs(query, key)
+    first = multi_token_attention_weights(query[:, :, 0::2], key[:, :, 0::2], **options)
+    second = multi_token_attention_weights(query[:, :, 1::2], key[:, :, 1::2], **options)
+    return first - lam * second
+
+
+def _check_pairs(query: Array, key: Array) -> None:
     if query.shape[2] % 2 or key.shape[2] % 2:
         raise ValueError(
             f"{query.shape[2]} query and {key.shape[2]} key heads: differential attention needs "
             "an even number of both"
         )
-    first = multi_token_attention(query[:, :, 0::2], key[:, :, 0::2], value, **options)
-    second = multi_token_attention(query[:, :, 1::2], key[:, :, 1::2], value, **options)
-    return first - lam.astype(value.dtype) * second

@@ -42,7 +42,7 @@ def attention_mask(
       mask: any further restriction, broadcastable to [B, N, T, S].
       segment_ids: document of each query; queries see keys of their own
         document only.
-      key_segment_ids: document of each key.
+      key_segment_ids: document of each key; default: `segment_ids`.
 
     Returns:
       The mask, with size-1 batch and head axes where nothing depends on them.
@@ -51,7 +51,8 @@ def attention_mask(
     if is_causal:
         query_positions = jnp.arange(query_length)[:, None] + query_offset
         allowed = allowed & (jnp.arange(key_length)[None, :] <= query_positions)
-    if segment_ids is not None and key_segment_ids is not None:
+    if segment_ids is not None:
+        key_segment_ids = segment_ids if key_segment_ids is None else key_segment_ids
         same_segment = segment_ids[:, :, None] == key_segment_ids[:, None, :]
         allowed = allowed & same_segment[:, None]
     if mask is not None:

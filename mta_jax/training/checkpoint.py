@@ -67,8 +67,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._checkpointer.close()
+        # What already went wrong is the error to report, not what follows from it.
+        except Exception as error:
+            if error_type is None:
+                raise self._cannot_write(error) from None
 
     def save(self, step: int, state: State, position: grain.DatasetIterator) -> None:
         """Starts writing a checkpoint; training may go on meanwhile.
@@ -85,14 +90,25 @@ class Checkpoints:
                 # A checkpoint of this step can only be a damaged one, passed over before.
                 overwrite=step in self.steps(),
             )
-        except OSError as error:
-            raise UserError(
-                f"cannot write checkpoint {step} in {self._directory}: {error}"
-            ) from None
+        except Exception as error:
+            raise self._cannot_write(error) from None
 
     def wait(self) -> None:
-        """Returns when everything is written."""
-        self._checkpointer.wait()
+        """Returns when everything is written.
+
+        Raises:
+          UserError: where writing fails.
+        """
+        try:
+            self._checkpointer.wait()
+        except Exception as error:
+            raise self._cannot_write(error) from None
+
+    def _cannot_write(self, error: Exception) -> UserError:
+        return UserError(
+            f"cannot write a checkpoint in {self._directory}: {_first_line(error)}; those that are "
+            "complete are intact, and the same command continues from the last"
+        )
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that exist, oldest first."""

@@ -30,6 +30,8 @@ def learning_curves(
         percent = 100 if name.endswith("error") else 1
         for index, (run, rows) in enumerate(runs.items()):
             points = [(row["step"], row[name] * percent) for row in rows if name in row]
+            if not points:
+                continue
             style = STYLES[index % len(STYLES)]
             panel.plot(
                 *zip(*points, strict=True),
@@ -42,5 +44,6 @@ def learning_curves(
         if percent == 100:
             panel.set_ylim(-3, 103)
         panel.grid(alpha=0.3)
-        panel.legend()
+        if panel.lines:
+            panel.legend()
     return figure

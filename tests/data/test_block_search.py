@@ -86,12 +86,22 @@ def test_loss_is_on_the_answer_and_the_end(block_size, answer):
 
 
 def test_question_is_in_any_order_and_of_any_letters():
-    places = set()
+    places, alphabetical = set(), set()
     for index in range(300):
         complete, _, question, _ = read(SMALL, source(SMALL)[index])
         target = next(block for block in complete if set(question) <= set(block))
         places.add(tuple(target.index(letter) for letter in question))
+        alphabetical.add(question[0] < question[1])
     assert places == {(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)}
+    assert alphabetical == {True, False}
+
+
+def test_other_blocks_may_hold_one_letter_of_the_question():
+    held = set()
+    for index in range(100):
+        complete, _, question, _ = read(SMALL, source(SMALL)[index])
+        held |= {len(set(question) & set(block)) for block in complete}
+    assert held == {0, 1, 2}
 
 
 def test_question_may_have_other_lengths():

@@ -20,6 +20,7 @@ PLAIN = {
 }
 SMALL = {
     "num_kv_heads": 2,
+    "head_dim": 4,
     "pre_kq_kernel_size": (2, 3),
     "pre_head_kernel_size": 2,
     "post_kq_kernel_size": (3, 1),

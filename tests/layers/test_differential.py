@@ -46,8 +46,9 @@ def by_formula(attention, layer_index, positions=None, segment_ids=None):
     q, k = project(attention.query_proj), project(attention.key_proj)
     if attention.rope_theta is not None:
         positions = np.tile(np.arange(5), (2, 1)) if positions is None else positions
-        q = numpy_oracle.rope(q, positions, theta=attention.rope_theta)
-        k = numpy_oracle.rope(k, positions, theta=attention.rope_theta)
+        rope = {"theta": attention.rope_theta, "layout": attention.rope_layout}
+        q = numpy_oracle.rope(q, positions, **rope)
+        k = numpy_oracle.rope(k, positions, **rope)
     lam = weight_of_second_map(attention, layer_index)
     out = numpy_oracle.differential_attention(
         q, k, project(attention.value_proj), lam, segment_ids=segment_ids
@@ -59,6 +60,7 @@ def by_formula(attention, layer_index, positions=None, segment_ids=None):
 
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2], [1, 2, 2, 2, 2]])
+POSITIONS = np.array([[0, 3, 4, 0, 2], [7, 0, 1, 5, 6]])
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,9 @@ SEGMENTS = np.array([[1, 1, 1, 2, 2], [1, 2, 2, 2, 2]])
     [
         pytest.param({}, 0, {}, id="first_layer"),
         pytest.param(
-            {"num_kv_heads": 2, "rope_theta": 100.0},
+            {"num_kv_heads": 2, "head_dim": 4, "rope_theta": 100.0, "rope_layout": "half_split"},
             3,
-            {"positions": SEGMENTS * 2, "segment_ids": SEGMENTS},
+            {"positions": POSITIONS, "segment_ids": SEGMENTS},
             id="grouped_packed_fourth_layer",
         ),
         pytest.param({"head_dim": 6, "rope_theta": None}, 1, {}, id="wide_heads_no_rope"),

@@ -124,6 +124,16 @@ def test_packed_documents_differ_from_the_same_row_as_one_document():
     assert (jnp.abs(packed - joined)[first:].max(axis=-1) > 1e-3).all()
 
 
+def test_distances_between_positions_count_and_where_they_start_does_not():
+    def logits(positions):
+        return logits_and_influence(model_of("mixed"), TOKENS, **PACKED | {"positions": positions})[
+            0
+        ]
+
+    np.testing.assert_allclose(logits(POSITIONS + 50), logits(POSITIONS), atol=1e-4)
+    assert jnp.abs(logits(POSITIONS * 3) - logits(POSITIONS)).max() > 0.01
+
+
 def test_identity_kernels_without_group_norm_are_the_transformer():
     mta = MTAConfig(group_norm=None, kernel_init="identity")
     config = dataclasses.replace(CONFIG, mta=mta)
@@ -249,8 +259,9 @@ def forward_through_weights(model, tokens, **where):
 
 def test_attention_weights_are_those_the_layers_use():
     model = model_of("mixed")
-    logits, _ = logits_and_influence(model, TOKENS, **PACKED)
-    through_weights = forward_through_weights(model, TOKENS, **PACKED)
+    where = PACKED | {"positions": POSITIONS * 3}
+    logits, _ = logits_and_influence(model, TOKENS, **where)
+    through_weights = forward_through_weights(model, TOKENS, **where)
     np.testing.assert_allclose(through_weights[0], logits, atol=2e-5)
 
 

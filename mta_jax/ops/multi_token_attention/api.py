@@ -38,7 +38,7 @@ def multi_token_attention(
     key_segment_ids: Int[Array, "B S"] | None = None,
     is_causal: bool = True,
     query_offset: int | Int[Array, ""] = 0,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     key_padding: KeyPadding = "both",
     dropout_rate: float = 0.0,
     dropout_key: DropoutKey | None = None,
@@ -84,8 +84,8 @@ def multi_token_attention(
         demand; a sequence takes the first that supports the call.
 
     Returns:
-      The output, in the dtype of `value`. A query without any allowed key gives
-      zeros.
+      The output, in the dtype of `value`. A query that no head of a mixing group
+      allows any key gives zeros.
 
     Raises:
       ValueError: for arguments that disagree, naming the argument.
@@ -133,6 +133,8 @@ def multi_token_attention_weights(
         dropout.
     """
     args = Arguments(query=query, key=key, value=key, return_weights=True, **options)
+    if args.dropout_key is not None:
+        raise ValueError(f"dropout_rate {args.dropout_rate}: the weights are those before dropout")
     _, weights = _run(args, implementation)
     assert weights is not None
     return weights
@@ -145,7 +147,9 @@ def _run(
     if isinstance(implementation, str):
         candidates: Sequence[str] = (implementation,)
     else:
-        candidates = implementation or _AUTOMATIC
+        candidates = _AUTOMATIC if implementation is None else implementation
+    if not candidates:
+        raise ValueError("implementation is empty: name at least one, or None for the best")
     for name in candidates:
         if name not in IMPLEMENTATIONS:
             raise ValueError(f"implementation {name!r}: must be one of {sorted(IMPLEMENTATIONS)}")

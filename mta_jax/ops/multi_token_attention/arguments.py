@@ -26,20 +26,19 @@ class Arguments:
     key_segment_ids: Int[Array, "B S"] | None = None
     is_causal: bool = True
     query_offset: int | Int[Array, ""] = 0
-    scale: float | None = None
+    scale: float | Float[Array, ""] | None = None
     key_padding: KeyPadding = "both"
     dropout_rate: float = 0.0
     dropout_key: DropoutKey | None = None
     return_weights: bool = False
 
     @property
-    def logit_scale(self) -> float:
+    def logit_scale(self) -> float | Float[Array, ""]:
         """`scale`, or its default."""
         return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
 
     def allowed(self) -> Bool[Array, "#B #N T S"]:
         """The mask that all restrictions together make."""
-        key_segment_ids = self.segment_ids if self.key_segment_ids is None else self.key_segment_ids
         return masks.attention_mask(
             self.query.shape[1],
             self.key.shape[1],
@@ -47,7 +46,7 @@ class Arguments:
             query_offset=self.query_offset,
             mask=self.mask,
             segment_ids=self.segment_ids,
-            key_segment_ids=key_segment_ids,
+            key_segment_ids=self.key_segment_ids,
         )
 
 
@@ -76,6 +75,8 @@ def check(args: Arguments) -> None:
             "multiple of the second"
         )
 
+    if args.key_padding not in ("both", "left", "right"):
+        raise ValueError(f"key_padding {args.key_padding!r}: must be 'both', 'left' or 'right'")
     for name, kq_kernel in (
         ("pre_kq_kernel", args.pre_kq_kernel),
         ("post_kq_kernel", args.post_kq_kernel),

@@ -18,10 +18,9 @@ differential attention, pairs of heads."""
 def _check_choices(prefix: str, **fields: tuple[str, Any]) -> None:
     """Raises ValueError where a field is none of its literal type's values."""
     for name, (value, choices) in fields.items():
-        if value not in get_args(choices):
-            raise ValueError(
-                f"{prefix}{name} {value}: must be one of {', '.join(get_args(choices))}"
-            )
+        allowed = get_args(choices)
+        if value not in allowed:
+            raise ValueError(f"{prefix}{name} {value}: must be one of {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

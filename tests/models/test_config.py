@@ -3,6 +3,7 @@ import re
 import pytest
 
 from mta_jax.models import ModelConfig, MTAConfig
+from tests.layers.tools import unchecked_types
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_mta_field_that_does_not_fit_the_model_is_named_with_its_value(fields, m
 @pytest.mark.parametrize("name", ["pre_kq_kernel_size", "post_kq_kernel_size"])
 def test_wrong_kernel_size_is_named_with_its_value(name):
     with pytest.raises(
-        ValueError, match=re.escape(f"model.mta.{name} [0, 3]: both sizes must be at least 1")
+        ValueError, match=re.escape(f"model.mta.{name} [0, 3]: expected [queries, keys]")
     ):
         MTAConfig(**{name: (0, 3)})
     message = f"model.mta.{name} [2, 4]: with key_padding 'both' the key size must be odd"
@@ -103,3 +104,39 @@ def test_kernels_are_checked_only_where_a_layer_is_mta():
     ModelConfig(num_heads=4, num_layers=2, attention=["diff", "talking_heads"], mta=mta)
     with pytest.raises(ValueError, match="pre_head_kernel_size 3"):
         ModelConfig(num_heads=4, num_layers=2, attention=["diff", "mta"], mta=mta)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"attention": "tramsformer"},
+            "model.attention tramsformer: must be one of transformer, mta",
+        ),
+        ({"rope_layout": "halves"}, "model.rope_layout halves: must be one of interleaved"),
+        ({"head_dim": 0}, "model.head_dim 0: must be at least 1"),
+        ({"mlp_dim": -1}, "model.mlp_dim -1: must be at least 1"),
+        ({"rope_theta": 0.0}, "model.rope_theta 0.0: must be above 0"),
+        ({"norm_epsilon": -1.0}, "model.norm_epsilon -1.0: must be above 0"),
+    ],
+)
+def test_a_model_that_makes_no_sense_is_refused(fields, message):
+    with unchecked_types(), pytest.raises(ValueError, match=re.escape(message)):
+        ModelConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kernel_init": "ones"}, "model.mta.kernel_init ones: must be one of identity"),
+        ({"key_padding": "up"}, "model.mta.key_padding up: must be one of both, left, right"),
+        ({"group_norm": "on"}, "model.mta.group_norm on: must be one of none, depth, gate"),
+        (
+            {"pre_kq_kernel_size": (6,)},
+            "model.mta.pre_kq_kernel_size [6]: expected [queries, keys]",
+        ),
+    ],
+)
+def test_an_unknown_choice_is_named_with_those_there_are(fields, message):
+    with unchecked_types(), pytest.raises(ValueError, match=re.escape(message)):
+        MTAConfig(**fields)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from mta_jax.inference.generate import generate
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
-from tests.layers.tools import drawn, quick_jit
+from tests.layers.tools import drawn
 
 VOCAB_SIZE = 16
 NO_EOS = VOCAB_SIZE
@@ -40,7 +40,7 @@ def greedy():
 
 
 def test_greedy_text_is_the_likeliest_token_step_by_step(greedy):
-    logits_of = quick_jit(lambda model, tokens: model(tokens))
+    logits_of = jax.jit(lambda model, tokens: model(tokens))
     row = np.zeros((1, len(PROMPT) + NUM_TOKENS), np.int32)
     row[0, : len(PROMPT)] = PROMPT
     for place in range(len(PROMPT), row.shape[1]):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mta_jax.layers import MultiTokenAttention
-from tests.layers.tools import drawn, normal, quick_jit, unchecked_types, value
+from tests.layers.tools import drawn, normal, unchecked_types, value
 from tests.ops import numpy_oracle
 
 PLAIN = {
@@ -35,12 +35,12 @@ def module(**arguments) -> MultiTokenAttention:
     return drawn(lambda: MultiTokenAttention(4, 8, **arguments, rngs=nnx.Rngs(0)))
 
 
-@quick_jit
+@jax.jit
 def call(attention, *inputs, **where):
     return attention(*inputs, **where)
 
 
-@quick_jit
+@jax.jit
 def call_in_training(attention, inputs, key):
     return attention(inputs, rngs=key)
 
@@ -138,14 +138,14 @@ def test_plain_module_is_flax_attention_with_the_same_weights(use_bias):
     ):
         setattr(flax_attention, theirs, getattr(attention, ours))
     causal = jnp.tril(jnp.ones((1, 1, 5, 5), bool))
-    expected = quick_jit(lambda attention: attention(Q, mask=causal))(flax_attention)
+    expected = jax.jit(lambda attention: attention(Q, mask=causal))(flax_attention)
     np.testing.assert_allclose(call(attention, Q), expected, atol=1e-5)
 
 
 def test_plain_module_is_jax_attention():
     attention = module(**PLAIN, num_kv_heads=2, head_dim=6, out_features=3)
 
-    @quick_jit
+    @jax.jit
     def expected(attention):
         out = jax.nn.dot_product_attention(
             attention.query_proj(Q), attention.key_proj(Q), attention.value_proj(Q), is_causal=True
@@ -189,7 +189,7 @@ def test_argument_overrides_the_deterministic_attribute():
 
 def test_dropout_draws_from_the_dropout_stream():
     attention = module(**PLAIN, dropout_rate=0.5)
-    out = quick_jit(lambda attention, key: attention(Q, rngs=nnx.Rngs(dropout=key)))
+    out = jax.jit(lambda attention, key: attention(Q, rngs=nnx.Rngs(dropout=key)))
     stream = nnx.Rngs(dropout=jax.random.key(3))
     expected = call_in_training(attention, Q, stream.dropout())
     np.testing.assert_allclose(out(attention, jax.random.key(3)), expected, atol=1e-6)
@@ -198,7 +198,7 @@ def test_dropout_draws_from_the_dropout_stream():
 def test_attention_weights_times_values_are_the_output_before_the_norm():
     attention = module(**SMALL, is_causal=False)
 
-    @quick_jit
+    @jax.jit
     def through_weights(attention):
         where = {"positions": jnp.zeros((2, 5), int), "key_positions": jnp.ones((2, 7), int)}
         weights = attention.attention_weights(Q, K, **where)
@@ -224,7 +224,7 @@ def test_module_works_inside_linen():
     parameters = nnx.to_pure_dict(nnx.state(attention))
     expected = jax.eval_shape(linen.init, jax.random.key(0), Q)["params"]
     assert jax.tree.map(jnp.shape, parameters) == jax.tree.map(jnp.shape, expected)
-    out = quick_jit(lambda parameters: linen.apply({"params": parameters}, Q))(parameters)
+    out = jax.jit(lambda parameters: linen.apply({"params": parameters}, Q))(parameters)
     np.testing.assert_allclose(out, call(attention, Q), atol=1e-6)
 
 

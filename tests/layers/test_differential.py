@@ -9,7 +9,7 @@ from flax import nnx
 
 from mta_jax.layers import DifferentialAttention
 from mta_jax.layers.group_norm import lambda_init
-from tests.layers.tools import drawn, normal, quick_jit, value
+from tests.layers.tools import drawn, normal, value
 from tests.ops import numpy_oracle
 
 X = normal(2, 5, 8)
@@ -23,7 +23,7 @@ def module(num_kv_heads=None, **arguments) -> DifferentialAttention:
     )
 
 
-@quick_jit
+@jax.jit
 def call(attention, inputs, **where):
     return attention(inputs, **where)
 
@@ -87,7 +87,7 @@ def test_module_is_its_formula(arguments, layer_index, where):
 def test_attention_weights_are_those_of_the_layer(num_kv_heads):
     attention = module(num_kv_heads=num_kv_heads)
 
-    @quick_jit
+    @jax.jit
     def through_weights(attention):
         weights = attention.attention_weights(X)
         values = attention.value_proj(X)
@@ -109,7 +109,7 @@ def test_pairs_share_values_of_twice_the_size():
 
 def test_lambda_starts_near_its_value_for_the_layer():
     assert [lambda_init(layer) for layer in (0, 1, 2)] == pytest.approx([0.2, 0.3555091, 0.4707130])
-    attention = quick_jit(lambda: DifferentialAttention(2, 64, layer_index=2, rngs=nnx.Rngs(0)))()
+    attention = jax.jit(lambda: DifferentialAttention(2, 64, layer_index=2, rngs=nnx.Rngs(0)))()
     vectors = [attention.lambda_q1, attention.lambda_k1, attention.lambda_q2, attention.lambda_k2]
     assert np.std([value(vector) for vector in vectors]) == pytest.approx(0.1, rel=0.3)
     assert weight_of_second_map(attention, 2) == pytest.approx(lambda_init(2), abs=0.3)
@@ -120,7 +120,7 @@ def test_dropout_is_of_training_only_and_needs_rngs():
     without = call(module(), X)
     with pytest.raises(ValueError, match=r"dropout_rate 0\.5 in training: pass rngs"):
         call(attention, X)
-    training = quick_jit(lambda attention, key: attention(X, rngs=key))
+    training = jax.jit(lambda attention, key: attention(X, rngs=key))
     first = training(attention, jax.random.key(1))
     assert (first != without).any()
     assert (first != training(attention, jax.random.key(2))).any()

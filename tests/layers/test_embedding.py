@@ -1,10 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from mta_jax.layers import Embedding
-from tests.layers.tools import drawn, normal, quick_jit, value
+from tests.layers.tools import drawn, normal, value
 
 
 def module(dtype=None) -> Embedding:
@@ -14,7 +15,7 @@ def module(dtype=None) -> Embedding:
 def test_tokens_become_rows_of_the_matrix():
     embedding = module(jnp.bfloat16)
     tokens = jnp.array([[3, 0, 6]])
-    embedded = quick_jit(lambda embedding: embedding(tokens))(embedding)
+    embedded = jax.jit(lambda embedding: embedding(tokens))(embedding)
     assert embedded.dtype == jnp.bfloat16
     np.testing.assert_array_equal(embedded, embedding.embedding[...][tokens].astype(jnp.bfloat16))
 
@@ -23,7 +24,7 @@ def test_tokens_become_rows_of_the_matrix():
 def test_logits_are_float32_products_with_the_matrix(dtype):
     embedding = module(dtype)
     hidden = normal(2, 3, 16).astype(dtype)
-    logits = quick_jit(lambda embedding: embedding.attend(hidden))(embedding)
+    logits = jax.jit(lambda embedding: embedding.attend(hidden))(embedding)
     assert logits.dtype == jnp.float32
     rounded = np.asarray(embedding.embedding[...].astype(dtype), np.float64)
     # Much closer than bfloat16 could hold: sums are not rounded either.
@@ -31,7 +32,7 @@ def test_logits_are_float32_products_with_the_matrix(dtype):
 
 
 def test_rows_start_with_the_inverse_root_of_the_width():
-    embedding = quick_jit(lambda: Embedding(50, 100, rngs=nnx.Rngs(0)))()
+    embedding = jax.jit(lambda: Embedding(50, 100, rngs=nnx.Rngs(0)))()
     assert embedding.embedding.dtype == jnp.float32
     assert np.std(value(embedding.embedding)) == pytest.approx(0.1, rel=0.05)
     assert np.abs(value(embedding.embedding)).max() <= 0.3

@@ -1,15 +1,16 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from mta_jax.layers import GroupNorm
-from tests.layers.tools import drawn, normal, quick_jit, unchecked_types, value
+from tests.layers.tools import drawn, normal, unchecked_types, value
 
 X = normal(2, 3, 4, 6)
 
 
-@quick_jit
+@jax.jit
 def call(norm, x):
     return norm(x)
 
@@ -56,7 +57,7 @@ def test_gate_is_one_number_per_head_and_sees_the_normalised_output():
 
 
 def test_gate_starts_half_open_with_a_spread_of_the_models_width():
-    norm = quick_jit(lambda: GroupNorm(512, embed_dim=100, rngs=nnx.Rngs(0)))()
+    norm = jax.jit(lambda: GroupNorm(512, embed_dim=100, rngs=nnx.Rngs(0)))()
     assert (value(norm.norm.scale) == 1).all()
     assert (value(norm.gate.bias) == 0).all()
     assert np.std(value(norm.gate.kernel)) == pytest.approx(0.1, rel=0.15)

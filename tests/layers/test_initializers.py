@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mta_jax.layers import initializers
-from tests.layers.tools import quick_jit, unchecked_types
+from tests.layers.tools import unchecked_types
 
 
 def kq_kernel(init, shape=(16, 6, 11), key_padding="both", *, seed=0):
@@ -19,7 +19,7 @@ def head_kernel(init, shape=(4, 16, 16), *, seed=0):
 
 @functools.cache
 def compiled(make, init, shape, **options):
-    @quick_jit
+    @jax.jit
     def kernel(seed):
         return make(init, shape, key=jax.random.key(seed), dtype=jnp.float32, **options)
 
@@ -87,6 +87,6 @@ def test_unknown_init_is_refused():
 
 def test_projections_start_with_the_inverse_root_of_their_inputs_cut_at_three_deviations():
     init = initializers.projection_init(100)
-    weights = np.asarray(quick_jit(lambda key: init(key, (100, 60)))(jax.random.key(0)))
+    weights = np.asarray(jax.jit(lambda key: init(key, (100, 60)))(jax.random.key(0)))
     assert weights.std() == pytest.approx(0.1, rel=0.05)
     assert 0.25 < np.abs(weights).max() <= 0.3

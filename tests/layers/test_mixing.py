@@ -1,18 +1,19 @@
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from mta_jax.layers import HeadMixing, KeyQueryConvolution
-from tests.layers.tools import drawn, normal, quick_jit, value
+from tests.layers.tools import drawn, normal, value
 from tests.ops import numpy_oracle
 
 MAPS = normal(2, 4, 5, 6)
 
 
-@quick_jit
+@jax.jit
 def call(module, maps, **where):
     return module(maps, **where)
 

@@ -1,10 +1,11 @@
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from mta_jax.layers import SwiGLU
 from mta_jax.layers.mlp import default_mlp_dim
-from tests.layers.tools import drawn, normal, quick_jit, value
+from tests.layers.tools import drawn, normal, value
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,6 @@ def test_block_is_its_formula():
     gate = x @ value(block.gate_proj.kernel)
     expected = gate / (1 + np.exp(-gate)) * (x @ value(block.up_proj.kernel))
     expected = expected @ value(block.down_proj.kernel)
-    out = quick_jit(lambda block: block(normal(2, 3, 6)))(block)
+    out = jax.jit(lambda block: block(normal(2, 3, 6)))(block)
     np.testing.assert_allclose(out, expected, atol=1e-5)
     assert block.gate_proj.bias is block.up_proj.bias is block.down_proj.bias is None

@@ -1,7 +1,6 @@
 """What the tests of modules and models share."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,13 +9,6 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 from flax import nnx
-
-# Compiling is most of the time of a test, and no test is about machine code.
-_COMPILER_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    # Later compilers do not have this choice; here it saves two thirds of the time.
-    _COMPILER_OPTIONS["xla_cpu_use_fusion_emitters"] = False
-quick_jit = functools.partial(jax.jit, compiler_options=_COMPILER_OPTIONS)
 
 
 def drawn(build: Callable[[], Any], *, seed: int = 0, scale: float = 0.4) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
-from tests.layers.tools import drawn, quick_jit
+from tests.layers.tools import drawn
 
 # As many tokens as positions, each once: the gradient of a row of the embedding is
 # then the gradient of the one input it stands for. Untied, so that there is no other way.
@@ -50,17 +50,17 @@ def build(config: ModelConfig, **changes) -> Transformer:
     return drawn(lambda: Transformer(config, rngs=nnx.Rngs(0)))
 
 
-@quick_jit
+@jax.jit
 def forward(model, tokens, **where):
     return model(tokens, **where)
 
 
-@quick_jit
+@jax.jit
 def forward_in_training(model, tokens, key):
     return model(tokens, deterministic=False, rngs=nnx.Rngs(dropout=key))
 
 
-@quick_jit
+@jax.jit
 def logits_and_influence(model, tokens, **where):
     """The logits of one row and, as [i, j], how much those of position i depend on input j."""
     graphdef, state = nnx.split(model)
@@ -137,7 +137,7 @@ def test_distances_between_positions_count_and_where_they_start_does_not():
 def test_identity_kernels_without_group_norm_are_the_transformer():
     mta = MTAConfig(group_norm=None, kernel_init="identity")
     config = dataclasses.replace(CONFIG, mta=mta)
-    model = quick_jit(lambda: Transformer(config, rngs=nnx.Rngs(0)))()
+    model = jax.jit(lambda: Transformer(config, rngs=nnx.Rngs(0)))()
     transformer = model_of("transformer")
     nnx.update(model, nnx.state(transformer))
     np.testing.assert_allclose(forward(model, TOKENS), forward(transformer, TOKENS), atol=1e-5)
@@ -239,7 +239,7 @@ def test_grouped_query_attention_is_attention_with_repeated_heads():
     np.testing.assert_allclose(forward(grouped, TOKENS), forward(full, TOKENS), atol=1e-5)
 
 
-@quick_jit
+@jax.jit
 def forward_through_weights(model, tokens, **where):
     """The model, its attention replaced by weights @ values."""
     weights = model.attention_weights(tokens, **where)

@@ -33,12 +33,6 @@ from mta_jax.ops.multi_token_attention import (
 # draw is a roll of the dice.
 SEEDS = range(5)
 
-# Compiling is most of the time of a test, and no test is about machine code.
-_QUICK_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # Newer compilers have no such option.
-    _QUICK_TO_COMPILE["xla_cpu_use_fusion_emitters"] = False
-quick_jit = functools.partial(jax.jit, compiler_options=_QUICK_TO_COMPILE)
-
 Arrays = dict[str, Any]
 
 
@@ -342,7 +336,7 @@ class AttentionSuite:
         def dot_product_attention(arrays):
             return jax.nn.dot_product_attention(**arrays, is_causal=True)
 
-        run = quick_jit(functools.partial(out_and_gradients, dot_product_attention))
+        run = jax.jit(functools.partial(out_and_gradients, dot_product_attention))
         plain = run(inputs, cotangent)
         exact = float64_reference(FULL, inputs, cotangent)
         got = self.run(FULL, inputs | kernels, cotangent)
@@ -411,7 +405,7 @@ class AttentionSuite:
             with pytest.raises(NotImplementedError):
                 self.attend_weights(**jax.tree.map(jnp.asarray, arrays))
             pytest.skip(f"{self.implementation} refuses: weights")
-        weights = quick_jit(lambda arrays: self.attend_weights(**arrays))(arrays)
+        weights = jax.jit(lambda arrays: self.attend_weights(**arrays))(arrays)
         assert weights.dtype == jnp.float32
         as_output = np.asarray(weights).transpose(0, 2, 1, 3)
         assert_as_accurate_as_plain({"out": as_output}, *one_hot_yardsticks(SQUARE))
@@ -424,7 +418,7 @@ class AttentionSuite:
 
     def test_works_under_vmap(self):
         run = jax.vmap(functools.partial(out_and_gradients, self.call(SQUARE, {})))
-        assert_as_accurate_as_plain(quick_jit(run)(*stacked_draws()), *float32_yardsticks(SQUARE))
+        assert_as_accurate_as_plain(jax.jit(run)(*stacked_draws()), *float32_yardsticks(SQUARE))
 
     def test_works_under_scan_and_remat(self):
         attend = jax.checkpoint(self.call(SQUARE, {}))
@@ -432,7 +426,7 @@ class AttentionSuite:
         def step(count, draw):
             return count + 1, out_and_gradients(attend, *draw)
 
-        _, results = quick_jit(lambda draws: lax.scan(step, 0, draws))(stacked_draws())
+        _, results = jax.jit(lambda draws: lax.scan(step, 0, draws))(stacked_draws())
         assert_as_accurate_as_plain(results, *float32_yardsticks(SQUARE))
 
     def test_dropout_is_a_function_of_its_key(self):
@@ -487,7 +481,7 @@ class AttentionSuite:
 
 @functools.cache
 def _compiled(suite: type[AttentionSuite], case: Case, dropout_rate: float) -> Callable:
-    @quick_jit
+    @jax.jit
     def run(arrays, cotangent, restrictions, dropout_key):
         options = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
         return out_and_gradients(suite().call(case, restrictions, **options), arrays, cotangent)
@@ -575,7 +569,7 @@ def plain_bfloat16(
     return rounded(jnp.einsum("BNTS,BSNH->BTNH", x, value))
 
 
-@functools.partial(quick_jit, static_argnames=("attend", "key_padding"))
+@functools.partial(jax.jit, static_argnames=("attend", "key_padding"))
 def _run_yardstick(attend, arrays, cotangent, restrictions, key_padding):
     def call(arrays):
         return attend(**arrays, **restrictions, key_padding=key_padding)

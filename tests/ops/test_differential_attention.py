@@ -12,7 +12,6 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
 )
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import quick_jit
 
 LENGTH = 6
 LAM = 0.3
@@ -44,7 +43,7 @@ def test_equals_the_loops(num_heads, num_kv_heads, options, implementation):
         arrays = draw(num_heads, num_kv_heads)
         expected = numpy_oracle.differential_attention(*map(np.asarray, arrays), LAM, **options)
         attend = functools.partial(differential_attention, implementation=implementation)
-        out = quick_jit(attend, static_argnames=("is_causal", "query_offset"))(
+        out = jax.jit(attend, static_argnames=("is_causal", "query_offset"))(
             *arrays, jnp.asarray(LAM), **options
         )
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
@@ -53,15 +52,15 @@ def test_equals_the_loops(num_heads, num_kv_heads, options, implementation):
 def test_lam_zero_is_attention_of_the_even_heads():
     with jax.enable_x64(True):
         query, key, value = draw()
-        out = quick_jit(differential_attention)(query, key, value, jnp.asarray(0.0))
-        even = quick_jit(multi_token_attention)(query[:, :, ::2], key[:, :, ::2], value)
+        out = jax.jit(differential_attention)(query, key, value, jnp.asarray(0.0))
+        even = jax.jit(multi_token_attention)(query[:, :, ::2], key[:, :, ::2], value)
     np.testing.assert_allclose(out, even, rtol=0, atol=1e-12)
 
 
 def test_dropout_is_dropout_of_the_difference():
     rate, dropout_key = 0.4, jax.random.key(0)
 
-    @quick_jit
+    @jax.jit
     def run(query, key, value):
         out = differential_attention(
             query, key, value, jnp.asarray(LAM), dropout_rate=rate, dropout_key=dropout_key
@@ -83,9 +82,9 @@ def test_dropout_is_dropout_of_the_difference():
 def test_lam_gets_the_gradient_of_the_subtracted_map():
     with jax.enable_x64(True):
         query, key, value = draw()
-        jacobian = quick_jit(jax.jacobian(differential_attention, argnums=3))
+        jacobian = jax.jit(jax.jacobian(differential_attention, argnums=3))
         gradient = jacobian(query, key, value, jnp.asarray(LAM))
-        odd = quick_jit(multi_token_attention)(query[:, :, 1::2], key[:, :, 1::2], value)
+        odd = jax.jit(multi_token_attention)(query[:, :, 1::2], key[:, :, 1::2], value)
     np.testing.assert_allclose(gradient, -odd, rtol=0, atol=1e-12)
 
 

@@ -6,9 +6,8 @@ import scipy.signal
 
 from mta_jax.ops.key_query_convolution import key_padding_widths, key_query_convolution
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import quick_jit
 
-convolve = quick_jit(key_query_convolution, static_argnames="key_padding")
+convolve = jax.jit(key_query_convolution, static_argnames="key_padding")
 
 
 def normal(*shape, seed=0):

@@ -13,7 +13,7 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
 )
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import AttentionSuite, Case, parametrize_cases, quick_jit
+from tests.ops.attention_suite import AttentionSuite, Case, parametrize_cases
 
 SMALL = Case(
     query_length=9,
@@ -70,7 +70,7 @@ def test_float64_output_and_weights_equal_the_loops(implementation, case):
 def run_with_weights(implementation, case, arrays):
     options = case.options | {"implementation": implementation}
 
-    @quick_jit
+    @jax.jit
     def run(arrays, restrictions):
         out = multi_token_attention(**arrays, **restrictions, **options)
         del arrays["value"]
@@ -87,7 +87,7 @@ def test_gradients_match_finite_differences(implementation):
         restrictions = jax.tree.map(jnp.asarray, case.restrictions())
         cotangent = np.float64(case.cotangent())
 
-        @quick_jit
+        @jax.jit
         @jax.value_and_grad
         def loss(arrays):
             return jnp.vdot(multi_token_attention(**arrays, **restrictions, **options), cotangent)
@@ -114,7 +114,7 @@ def test_masking_keys_alone_would_leak_between_documents():
             out = multi_token_attention(**arrays, **restrictions, implementation="reference")
             return jnp.vdot(out, cotangent)
 
-        return np.asarray(quick_jit(jax.grad(loss))(case.arrays()["query"]))[~rows]
+        return np.asarray(jax.jit(jax.grad(loss))(case.arrays()["query"]))[~rows]
 
     same_document = jnp.asarray(ids[:, None, :, None] == ids[:, None, None, :])
     assert gradient_of_other_documents(mask=same_document).any()
@@ -128,7 +128,7 @@ def test_packed_documents_equal_each_document_alone(implementation):
     arrays = jax.tree.map(np.float64, case.arrays())
     ids = np.repeat(np.arange(len(lengths)), lengths)
     with jax.enable_x64(True):
-        attend = quick_jit(
+        attend = jax.jit(
             lambda arrays, ids: multi_token_attention(
                 **arrays, segment_ids=ids, implementation=implementation
             )
@@ -143,7 +143,7 @@ def test_packed_documents_equal_each_document_alone(implementation):
 def test_scale_multiplies_the_logits():
     with jax.enable_x64(True):
         arrays = jax.tree.map(np.float64, SMALL.arrays())
-        out = quick_jit(lambda arrays: multi_token_attention(**arrays, scale=0.25))(arrays)
+        out = jax.jit(lambda arrays: multi_token_attention(**arrays, scale=0.25))(arrays)
     expected, _ = numpy_oracle.multi_token_attention(**arrays, scale=0.25)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
 
@@ -152,7 +152,7 @@ def test_query_offset_may_be_traced():
     case = dataclasses.replace(LONGER_KEYS, query_offset=6)
     with jax.enable_x64(True):
         arrays = jax.tree.map(np.float64, case.arrays())
-        attend = quick_jit(lambda arrays, n: multi_token_attention(**arrays, query_offset=n))
+        attend = jax.jit(lambda arrays, n: multi_token_attention(**arrays, query_offset=n))
         expected, _ = numpy_oracle.multi_token_attention(**arrays, query_offset=6)
         np.testing.assert_allclose(attend(arrays, 6), expected, rtol=0, atol=1e-12)
         assert not np.allclose(attend(arrays, 5), expected)
@@ -161,7 +161,7 @@ def test_query_offset_may_be_traced():
 def test_segments_of_keys_default_to_those_of_queries():
     case = dataclasses.replace(SMALL, restriction="packed")
     ids = case.restrictions()["segment_ids"]
-    attend = quick_jit(lambda arrays, **ids: multi_token_attention(**arrays, **ids))
+    attend = jax.jit(lambda arrays, **ids: multi_token_attention(**arrays, **ids))
     default = attend(case.arrays(), segment_ids=ids)
     both = attend(case.arrays(), segment_ids=ids, key_segment_ids=ids)
     np.testing.assert_array_equal(default, both)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mta_jax.ops.key_query_convolution import key_query_convolution
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import Case, identity_draw, quick_jit
+from tests.ops.attention_suite import Case, identity_draw
 
 RESTRICTIONS = (None, "padding", "per_head", "packed", "interleaved")
 
@@ -26,12 +26,12 @@ seeds = st.integers(0, 100)
 key_paddings = st.sampled_from(["both", "left", "right"])
 
 
-@functools.partial(quick_jit, static_argnames=("is_causal", "query_offset", "key_padding"))
+@functools.partial(jax.jit, static_argnames=("is_causal", "query_offset", "key_padding"))
 def attend(arrays, restrictions, **options):
     return multi_token_attention(**arrays, **restrictions, **options, implementation="xla")
 
 
-convolve = quick_jit(key_query_convolution, static_argnames="key_padding")
+convolve = jax.jit(key_query_convolution, static_argnames="key_padding")
 
 
 @st.composite

@@ -5,7 +5,6 @@ import pytest
 
 from mta_jax.ops.rope import apply_rope
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import quick_jit
 
 LAYOUTS = ("interleaved", "half_split")
 
@@ -16,7 +15,7 @@ def normal(*shape, seed=0):
 
 def turn(x, positions, **options):
     with jax.enable_x64(True):
-        rope = quick_jit(apply_rope, static_argnames=("theta", "layout"))
+        rope = jax.jit(apply_rope, static_argnames=("theta", "layout"))
         return np.asarray(rope(x, positions, **options))
 
 

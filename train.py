@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from mta_jax.command_line import parse
 from mta_jax.errors import UserError
@@ -53,7 +54,14 @@ def _report_thread(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
+def _report_unraisable(failure: Any) -> None:
+    """Reads that Orbax abandons when a checkpoint proves damaged are no news to anyone."""
+    if "Event loop is closed" not in str(failure.exc_value):
+        sys.__unraisablehook__(failure)
+
+
 if __name__ == "__main__":
+    sys.unraisablehook = _report_unraisable
     threading.excepthook = _report_thread
     exit_code = main(sys.argv[1:])
     if exit_code == 1:

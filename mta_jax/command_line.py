@@ -22,6 +22,10 @@ Config = TypeVar("Config")
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+_EMPTY = "''"
+_YAML_WORDS = {"": _EMPTY, "None": "null", "True": "true", "False": "false"}
+
+
 class _Parser(jsonargparse.ArgumentParser):
     """Reports every mistake as one line that names the field, and exits with 2."""
 
@@ -81,9 +85,13 @@ def _one_line(message: str, config_class: type) -> str:
         hint = f"; did you mean {close[0]!r}?" if close else "; --help lists the settings"
         return f"unknown setting {name!r}{hint}"
     key = re.search(r"(?:Parser key|Key) [\"']([\w.]+)[\"']", message)
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    unreadable = re.search(r"Parser key \"([\w.]+)\":\s+Unable to load config '(.*?)'", message)
+    if unreadable:
+        return f"{unreadable[1]} {unreadable[2] or _EMPTY}: expected a YAML file of this section"
+    value = re.search(r"(?:Given|Got) value:[^\S\n]*(.*)", message)
     if key and value and key[1] in (types := _field_types(config_class)):
-        return f"{key[1]} {value[1]}: expected {_spell(types[key[1]])}"
+        given = _YAML_WORDS.get(value[1], value[1])
+        return f"{key[1]} {given}: expected {_spell(types[key[1]])}"
     return " ".join(message.split())
 
 

@@ -122,6 +122,9 @@ def test_print_config_prints_a_config_file(capsys):
             "data.block_search.block_size 27: a block has 1 to 26 different letters",
         ),
         (["--config", "missing.yaml"], "config missing.yaml: no such file"),
+        (["--num_steps", "null"], "num_steps null: expected int"),
+        (["--num_steps", ""], "num_steps '': expected int"),
+        (["--model", "missing.yaml"], "model missing.yaml: expected a YAML file of this section"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_would_be_right(capsys, arguments, message):

@@ -3,6 +3,7 @@
 Multi-Token Attention, section 3.2 (https://arxiv.org/abs/2504.00927).
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -27,10 +28,27 @@ def head_mixing(
     num_groups, group_size, _ = head_kernel.shape
     batch, _, query_length, key_length = logits.shape
     grouped = logits.reshape(batch, num_groups, group_size, query_length, key_length)
-    mixed = jnp.einsum(
-        "BMCTS,MCO->BMOTS",
-        grouped,
-        head_kernel.astype(logits.dtype),
-        precision=lax.Precision.HIGHEST,
-    )
-    return mixed.reshape(logits.shape)
+    return _mix(grouped, head_kernel.astype(logits.dtype)).reshape(logits.shape)
+
+
+@jax.custom_vjp
+def _mix(
+    x: Float[Array, "B M Ch T S"], kernel: Float[Array, "M Ch Ch"]
+) -> Float[Array, "B M Ch T S"]:
+    return jnp.einsum("BMCTS,MCO->BMOTS", x, kernel, precision=lax.Precision.HIGHEST)
+
+
+def _mix_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _mix(x, kernel), (x, kernel)
+
+
+def _mix_backward(residuals: tuple[Array, Array], dout: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dx = jnp.einsum("BMOTS,MCO->BMCTS", dout, kernel, precision=lax.Precision.HIGHEST)
+    # One product over all of B, T and S adds millions of terms in a row, and its
+    # error grows with them: sum over the keys first, then over the rows.
+    by_row = jnp.einsum("BMCTS,BMOTS->BTMCO", x, dout, precision=lax.Precision.HIGHEST)
+    return dx, jnp.sum(by_row, axis=(0, 1))
+
+
+_mix.defvjp(_mix_forward, _mix_backward)

@@ -42,3 +42,16 @@ def test_identity_kernel_keeps_the_maps():
 def test_result_has_the_dtype_of_the_maps():
     logits, kernel = jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 2, 2), jnp.bfloat16)
     assert jax.eval_shape(head_mixing, logits, kernel).dtype == jnp.float32
+
+
+def test_kernel_gradient_of_a_long_map_is_within_twice_the_error_of_a_plain_sum():
+    rng = np.random.default_rng(0)
+    x, cotangent = (rng.normal(size=(2, 8, 63, 63)).astype(np.float32) for _ in range(2))
+    kernel = rng.normal(size=(2, 4, 4)).astype(np.float32)
+    _, pull = jax.vjp(head_mixing, jnp.asarray(x), jnp.asarray(kernel))
+    gradient = np.asarray(pull(jnp.asarray(cotangent))[1], np.float64)
+    by_group = [array.reshape(2, 2, 4, 63, 63) for array in (x, cotangent)]
+    exact = np.einsum("BMCTS,BMOTS->MCO", *(array.astype(np.float64) for array in by_group))
+    plain = np.einsum("BMCTS,BMOTS->MCO", *by_group)
+    error, plain_error = (np.sqrt(np.mean((g - exact) ** 2)) for g in (gradient, plain))
+    assert error <= 2 * plain_error

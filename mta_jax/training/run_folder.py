@@ -61,6 +61,8 @@ def open_run_folder(folder: Path, config: TrainConfig) -> bool:
       ConfigError: where the folder holds anything else; nothing in it is touched.
     """
     path = folder / CONFIG_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"run_dir {folder}: is a file; choose a new or empty folder")
     if not folder.exists() or not any(folder.iterdir()):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -52,3 +52,10 @@ def test_the_saved_config_has_every_field():
     saved = yaml.safe_load(to_yaml(toy_config()))
     assert saved["model"]["mta"]["pre_kq_kernel_size"] == [2, 3]
     assert saved["data"]["block_search"]["sequence_length"] == 21
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match=r"run_dir .*notes\.txt: is a file"):
+        open_run_folder(tmp_path / "notes.txt", toy_config())
+    assert (tmp_path / "notes.txt").read_text() == "keep me"

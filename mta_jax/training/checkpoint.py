@@ -1,14 +1,14 @@
 """Checkpoints of a run, through Orbax v1.
 
-A checkpoint holds the training state, the data position and the run's config. It
-is written to a temporary folder that is renamed when complete, so a run that is
+A checkpoint holds the training state, the data position, the run's config and how
+far its records went. It is written to a temporary folder that is renamed when complete, so a run that is
 killed never leaves a half one behind. What a disk does later shows on reading: a
 damaged checkpoint is reported and the one before it is taken.
 """
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,20 @@ class Checkpoints:
             if error_type is None:
                 raise self._cannot_write(error) from None
 
-    def save(self, step: int, state: State, position: grain.DatasetIterator) -> None:
+    def save(
+        self,
+        step: int,
+        state: State,
+        position: grain.DatasetIterator,
+        record_sizes: Mapping[str, int],
+    ) -> None:
         """Starts writing a checkpoint; training may go on meanwhile.
+
+        Args:
+          step: training steps taken.
+          state: the training state after them.
+          position: the data iterator, whose state is stored.
+          record_sizes: bytes of each file of records.
 
         Raises:
           UserError: where writing, or the write before it, fails.
@@ -86,7 +98,7 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(
                 step,
                 contents,
-                custom_metadata={"config": self._config},
+                custom_metadata={"config": self._config, "record_sizes": dict(record_sizes)},
                 # A checkpoint of this step can only be a damaged one, passed over before.
                 overwrite=step in self.steps(),
             )
@@ -146,6 +158,8 @@ class Checkpoints:
                 expected = state.pop("checksums")
                 if any(int(a) != int(b) for a, b in zip(expected, _checksums(state), strict=True)):
                     raise ValueError("its contents do not match their checksums")
+                metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
+                record_sizes = metadata["record_sizes"]
             # Whatever a broken file makes a reader raise, the answer is the same.
             except Exception as error:
                 position.close()
@@ -154,7 +168,7 @@ class Checkpoints:
                     f"({_first_line(error)})"
                 )
                 continue
-            return Restored(step, state, position)
+            return Restored(step, state, position, record_sizes)
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self._directory} can be read: restore one "
@@ -165,11 +179,12 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was read: its step, training state and data position."""
+    """A checkpoint that was read: what `Checkpoints.save` was given."""
 
     step: int
     state: State
     position: grain.DatasetIterator
+    record_sizes: Mapping[str, int]
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import evaluate
 from mta_jax.training.progress import ProgressLine
-from mta_jax.training.records import Records, Row, read_rows
+from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
 from mta_jax.training.state import Program, State, make_program
 from mta_jax.training.step import make_eval_step, make_train_step
 from mta_jax.typing import Array
@@ -63,7 +63,7 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
 
     Raises:
       ConfigError: where the folder holds another run.
-      UserError: where the loss is no longer finite or no checkpoint can be read.
+      UserError: where the loss is no longer finite, or the folder is damaged.
     """
     program = make_program(config)
     run_folder.open_run_folder(folder, config)
@@ -78,13 +78,14 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
         )
         if restored:
             step, state, position = restored.step, restored.state, restored.position
+            record_sizes = restored.record_sizes
             print(f"{name}: continuing from step {step} in {folder}")
         else:
             step, state = 0, jax.jit(program.initial_state)()
-            position = iter(data.train)
+            position, record_sizes = iter(data.train), None
         try:
             with (
-                Records(folder, after=step) as records,
+                Records(folder, after=step, sizes=record_sizes) as records,
                 ProgressLine(name, config.num_steps, start=step) as progress,
             ):
                 run = _Run(program, data, checkpoints, records, progress)
@@ -92,14 +93,14 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
         finally:
             position.close()
 
-    rows = read_rows(folder / "metrics.jsonl")
+    rows = read_rows(folder / METRICS_FILE)
     result = Result(
         folder=folder,
         program=program,
         params=state["params"],
         data=data,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
-        seconds=sum(row["seconds"] for row in read_rows(folder / "timing.jsonl")),
+        seconds=sum(row["seconds"] for row in read_rows(folder / TIMING_FILE)),
         held_out=_last_held_out(rows, data),
         rows=rows,
     )
@@ -154,8 +155,7 @@ class _Run:
             if step % config.log_every == 0 or last:
                 self._progress.update(step, self._shown)
             if step % config.checkpoint.every == 0 or last:
-                self._records.sync()
-                self._checkpoints.save(step, state, position)
+                self._checkpoints.save(step, state, position, self._records.sync())
         self._checkpoints.wait()
         return state
 

@@ -8,23 +8,55 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from mta_jax.training.run_folder import write_atomically
+from mta_jax.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+TIMING_FILE = "timing.jsonl"
 
 Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file, up to the first line that is cut off or broken."""
-    rows: list[Row] = []
-    if not path.is_file():
-        return rows
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    """The rows of a JSON-lines file.
+
+    Raises:
+      UserError: where a line is no JSON object with a step.
+    """
+    return _parse(path.read_bytes(), path)
+
+
+def check_records(path: Path, size: int) -> None:
+    """Makes sure that a file still starts with what a checkpoint relies on.
+
+    Args:
+      path: the file of rows.
+      size: bytes that it had when the checkpoint was written.
+
+    Raises:
+      UserError: where these bytes are not all there, or are no rows.
+    """
+    content = path.read_bytes()[:size] if path.exists() else b""
+    if len(content) < size:
+        raise UserError(
+            f"{path} has {len(content)} bytes, and had {size} when the checkpoint to continue "
+            "from was written: restore the file from a copy, or choose another run_dir to start "
+            "afresh"
+        )
+    _parse(content, path)
+
+
+def _parse(content: bytes, path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            break
+            if not isinstance(row["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError):
+            raise UserError(
+                f"{path} line {number}: expected a JSON object with a step; restore the file "
+                "from a copy, or choose another run_dir to start afresh"
+            ) from None
         rows.append(row)
     return rows
 
@@ -33,15 +65,19 @@ class JsonLines:
     """A file with one JSON object per line, each with its `step`.
 
     Args:
-      path: the file.
-      after: rows of later steps are dropped, because the run continues from there
-        and will write them again.
+      path: the file; created where missing.
+      size: bytes at its start to keep. The rest was written after the checkpoint that
+        the run continues from, and will be written again.
     """
 
-    def __init__(self, path: Path, *, after: int):
-        kept = [row for row in read_rows(path) if row["step"] <= after]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+    def __init__(self, path: Path, *, size: int = 0):
         self._file = path.open("a", encoding="utf-8")
+        self._file.truncate(size)
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, those kept from before included."""
+        return self._file.tell()
 
     def write(self, row: Row) -> None:
         """Appends a row."""
@@ -63,11 +99,18 @@ class Records:
     Args:
       folder: the run folder.
       after: step that the run continues from.
+      sizes: what `sync` returned at that step.
+
+    Raises:
+      UserError: where a file does not hold what it held then; both stay as they are.
     """
 
-    def __init__(self, folder: Path, *, after: int):
-        self._metrics = JsonLines(folder / "metrics.jsonl", after=after)
-        self._timing = JsonLines(folder / "timing.jsonl", after=after)
+    def __init__(self, folder: Path, *, after: int = 0, sizes: Mapping[str, int] | None = None):
+        sizes = sizes or {METRICS_FILE: 0, TIMING_FILE: 0}
+        for file, size in sizes.items():
+            check_records(folder / file, size)
+        self._metrics = JsonLines(folder / METRICS_FILE, size=sizes[METRICS_FILE])
+        self._timing = JsonLines(folder / TIMING_FILE, size=sizes[TIMING_FILE])
         self._tensorboard = SummaryWriter(
             str(folder / "tensorboard"), purge_step=after + 1 if after else None
         )
@@ -88,10 +131,15 @@ class Records:
         """Records what depends on the machine."""
         self._write(self._timing, step, values)
 
-    def sync(self) -> None:
-        """Returns when every row is on disk; called before a checkpoint relies on it."""
-        self._metrics.sync()
-        self._timing.sync()
+    def sync(self) -> dict[str, int]:
+        """Puts every row on disk, for a checkpoint that relies on them.
+
+        Returns:
+          The size of each file in bytes.
+        """
+        for lines in (self._metrics, self._timing):
+            lines.sync()
+        return {METRICS_FILE: self._metrics.size, TIMING_FILE: self._timing.size}
 
     def _write(self, lines: JsonLines, step: int, values: Mapping[str, Any]) -> None:
         lines.write({"step": step, **values})

@@ -15,7 +15,7 @@ def attention_maps(
     marked: tuple[int, int] | None = None,
     marked_label: str = "",
 ) -> Figure:
-    """Heat maps of attention weights, one below the other.
+    """Heat maps of attention weights, one below the other, on one scale.
 
     Args:
       maps: arrays [queries, keys] by title. Weights may be negative.
@@ -28,8 +28,10 @@ def attention_maps(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0]
     limit = max(float(np.abs(weights).max()) for weights in maps.values())
+    signed = any(float(weights.min()) < 0 for weights in maps.values())
+    scale = {"cmap": "PuOr", "vmin": -limit} if signed else {"cmap": "Purples", "vmin": 0.0}
     for panel, (title, weights) in zip(axes, maps.items(), strict=True):
-        panel.imshow(weights, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+        panel.imshow(weights, vmax=limit, aspect="auto", **scale)
         panel.set_title(title, fontsize=9)
         panel.set_yticks(range(len(queries)), queries, fontsize=8, family="monospace")
         panel.set_ylabel("query")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 STYLES = [
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -40,6 +41,7 @@ def learning_curves(
             )
         panel.set_title(title)
         panel.set_xlabel("training step")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_ylabel(label)
         if percent == 100:
             panel.set_ylim(-3, 103)

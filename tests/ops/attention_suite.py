@@ -209,8 +209,6 @@ FULL = Case(
 )
 PACKED = dataclasses.replace(FULL, restriction="packed")
 # As many keys as features: with one-hot values the output is the attention weights.
-# Only this small map has groups of 4: XLA sums long rows into a 4 x 4 gradient in an
-# order, and with an error, that depends on the layout of its operands.
 SQUARE = Case(
     query_length=16,
     num_kv_heads=2,

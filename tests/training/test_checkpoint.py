@@ -28,7 +28,7 @@ def save(folder, steps, keep=3):
         for step in steps:
             next(position)
             state = STATE | {"step": jnp.asarray(step, jnp.int32)}
-            checkpoints.save(step, state, position)
+            checkpoints.save(step, state, position, {"metrics.jsonl": 7 * step})
         checkpoints.wait()
         return next(position)
 
@@ -54,6 +54,7 @@ def test_state_and_data_position_come_back_as_they_were(tmp_path):
         np.testing.assert_array_equal(got, want)
     assert int(restored.state["step"]) == 20
     assert next(restored.position) == following
+    assert restored.record_sizes == {"metrics.jsonl": 140}
     assert reports == []
 
 

@@ -82,6 +82,18 @@ def test_a_finished_run_is_read_and_not_trained_again(finished, monkeypatch):
     assert (finished.folder / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("file", ["metrics.jsonl", "timing.jsonl"])
+def test_damaged_records_of_a_finished_run_are_named(finished, file):
+    path = finished.folder / file
+    before = path.read_bytes()
+    path.write_bytes(before[20:])
+    try:
+        with pytest.raises(UserError, match=f"{file} has"):
+            train(toy_config(), finished.folder, name="toy")
+    finally:
+        path.write_bytes(before)
+
+
 def test_another_seed_is_another_run(finished, tmp_path):
     other = train(toy_config(seed=1), tmp_path / "run", name="toy")
     assert other.rows[0]["loss"] != finished.rows[0]["loss"]

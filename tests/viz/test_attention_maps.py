@@ -41,6 +41,12 @@ def test_panels_show_their_maps_on_one_scale_around_zero():
         assert image.get_clim() == pytest.approx((-limit, limit))
 
 
+def test_a_scale_without_negative_weights_starts_at_zero():
+    drawn = attention_maps({"m": np.abs(MAPS["layer 0, head 0"])}, keys="abcde", queries="xyz")
+    (image,) = panels(drawn)[0].images
+    assert image.get_clim()[0] == 0
+
+
 def test_colour_bar_says_what_it_shows():
     (bar,) = [axes for axes in figure().axes if axes.get_label() == "<colorbar>"]
     assert bar.get_ylabel() == "attention weight"

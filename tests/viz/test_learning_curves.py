@@ -41,6 +41,12 @@ def test_lines_are_the_rows_that_have_the_figure():
     np.testing.assert_array_equal(error.lines[1].get_xydata(), [[10, 100.0]])
 
 
+def test_steps_are_marked_at_whole_numbers():
+    rows = [{"step": step, "train_loss": 1.0} for step in (1, 2, 3)]
+    (panel,) = learning_curves({"mta": rows}, {"train_loss": FIGURES["train_loss"]}).axes
+    assert all(tick == int(tick) for tick in panel.get_xticks())
+
+
 def test_errors_are_drawn_from_0_to_100_percent():
     _, error = learning_curves(RUNS, FIGURES).axes
     low, high = error.get_ylim()

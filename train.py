@@ -6,10 +6,17 @@ python train.py --config FILE --section.field VALUE  anything else
 python train.py --help                               every setting
 """
 
+import signal
+
+# While the imports below take their seconds, Ctrl-C ends the process at once: raised in
+# the middle of an import, KeyboardInterrupt gets lost or ends in a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import logging
 import os
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +39,7 @@ def main(arguments: list[str]) -> int:
     config, dry_run = parse(
         TrainConfig, arguments, prog="train.py", description="Train a transformer."
     )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print_dry_run(config) if dry_run else run(config)
     except UserError as error:
@@ -55,13 +63,15 @@ def _report_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def _report_unraisable(failure: Any) -> None:
-    """Reads that Orbax abandons when a checkpoint proves damaged are no news to anyone."""
+    """Reads that Orbax abandons when a checkpoint proves damaged are no news."""
     if "Event loop is closed" not in str(failure.exc_value):
         sys.__unraisablehook__(failure)
 
 
 if __name__ == "__main__":
     sys.unraisablehook = _report_unraisable
+    # Another sign of such reads.
+    warnings.filterwarnings("ignore", r"coroutine .*_background_load' was never awaited")
     threading.excepthook = _report_thread
     exit_code = main(sys.argv[1:])
     if exit_code == 1:

@@ -172,7 +172,10 @@ class ModelConfig:
             size = getattr(self.mta, name)
             if isinstance(size, int) and (size < 1 or self.num_heads % size):
                 raise ValueError(f"model.mta.{name} {size}: must divide num_heads {self.num_heads}")
-        for layer in self.mta.kq_layers or []:
+        layers = self.mta.kq_layers or []
+        if len(set(layers)) != len(layers):
+            raise ValueError(f"model.mta.kq_layers {layers}: must name each layer once")
+        for layer in layers:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(
                     f"model.mta.kq_layers names layer {layer}: must be in 0..{self.num_layers - 1}"

@@ -1,9 +1,10 @@
 """Checkpoints of a run, through Orbax v1.
 
 A checkpoint holds the training state, the data position, the run's config and how
-far its records went. It is written to a temporary folder that is renamed when complete, so a run that is
-killed never leaves a half one behind. What a disk does later shows on reading: a
-damaged checkpoint is reported and the one before it is taken.
+far its records went. It is written to a temporary folder that is renamed when
+complete, so a run that is killed never leaves a half one behind. What a disk does
+later shows on reading: a damaged checkpoint is reported and the one before it is
+taken.
 """
 
 import dataclasses

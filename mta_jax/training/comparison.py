@@ -10,6 +10,7 @@ from rich.table import Table
 from mta_jax.training import run_folder
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.loop import Result, train
+from mta_jax.training.memory import check_memory
 from mta_jax.training.pictures import save_pictures
 from mta_jax.training.state import make_program
 
@@ -24,11 +25,11 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
       ConfigError: where the run folder holds another run.
       UserError: where a run cannot go on.
     """
-    folder = Path(config.run_dir)
+    folder = Path(config.run_dir).expanduser()
     runs = runs_of(config)
     # What one of the runs cannot be built from is known before the first trains.
     for run_config in runs.values():
-        make_program(run_config)
+        check_memory(make_program(run_config))
     if config.compare is None:
         results = {name: train(config, folder, name=name) for name in runs}
     else:

@@ -49,6 +49,8 @@ class OptimizerConfig:
         for name in ("warmup_steps", "weight_decay", "min_ratio", "epsilon"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"optimizer.{name} {getattr(self, name)}: must be at least 0")
+        if self.min_ratio > 1:
+            raise ValueError(f"optimizer.min_ratio {self.min_ratio}: must be at most 1")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} {getattr(self, name)}: must be in [0, 1)")
@@ -136,6 +138,8 @@ class TrainConfig:
     """Samples during training."""
 
     def __post_init__(self) -> None:
+        if self.run_dir in ("", "null", "~"):
+            raise ValueError(f"run_dir {self.run_dir!r}: must be the path of a folder")
         for name in ("num_steps", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")

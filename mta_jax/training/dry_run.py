@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mta_jax.training.config import TrainConfig, runs_of
-from mta_jax.training.run_folder import to_yaml
+from mta_jax.training.memory import num_bytes, spell_bytes
+from mta_jax.training.run_folder import check_run_folder, to_yaml
 from mta_jax.training.state import make_program
 
 _PARTS = {
@@ -45,7 +47,13 @@ def count_by_part(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def print_dry_run(config: TrainConfig) -> None:
-    """Prints the settings, then parameters by part and memory, for each kind asked for."""
+    """Prints the settings, then parameters by part and memory, for each kind asked for.
+
+    Raises:
+      ConfigError: where the run could not start with these settings.
+    """
+    folder = Path(config.run_dir).expanduser()
+    there = check_run_folder(folder, config)
     console = Console(highlight=False)
     console.print(to_yaml(config), markup=False, soft_wrap=True)
     for name, run_config in runs_of(config).items():
@@ -59,13 +67,8 @@ def print_dry_run(config: TrainConfig) -> None:
         table.add_section()
         table.add_row("total", f"{sum(counts.values()):,}")
         table.add_section()
-        table.add_row("memory of parameters", _spell_bytes(state["params"]))
-        table.add_row("memory of optimiser", _spell_bytes(state["opt_state"]))
+        table.add_row("memory of parameters", spell_bytes(num_bytes(state["params"])))
+        table.add_row("memory of optimiser", spell_bytes(num_bytes(state["opt_state"])))
         console.print(table)
-
-
-def _spell_bytes(tree: Any) -> str:
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    if size < 2**30:
-        return f"{size / 2**20:.2f} MiB"
-    return f"{size / 2**30:.2f} GiB"
+    found = "holds this run, which would continue" if there else "is new"
+    console.print(f"Run folder: {folder} {found}", soft_wrap=True)

@@ -60,15 +60,26 @@ def open_run_folder(folder: Path, config: TrainConfig) -> bool:
     Raises:
       ConfigError: where the folder holds anything else; nothing in it is touched.
     """
+    if check_run_folder(folder, config):
+        return True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / CONFIG_FILE, to_yaml(config))
+    except OSError as error:
+        raise ConfigError(f"run_dir {folder}: cannot be written ({error})") from None
+    return False
+
+
+def check_run_folder(folder: Path, config: TrainConfig) -> bool:
+    """Whether the folder holds this very run; False where it is empty or new.
+
+    Raises:
+      ConfigError: where it holds anything else.
+    """
     path = folder / CONFIG_FILE
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run_dir {folder}: is a file; choose a new or empty folder")
     if not folder.exists() or not any(folder.iterdir()):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, to_yaml(config))
-        except OSError as error:
-            raise ConfigError(f"run_dir {folder}: cannot be written ({error})") from None
         return False
     if not path.is_file():
         raise ConfigError(
@@ -79,6 +90,8 @@ def open_run_folder(folder: Path, config: TrainConfig) -> bool:
         there = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})".replace("\n", " ")) from None
+    if not isinstance(there, dict):
+        raise ConfigError(f"{path}: holds no settings; choose another run_dir")
     difference = _first_difference(there, plain(config))
     if difference:
         raise ConfigError(
@@ -102,4 +115,4 @@ def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:
         return None
     if there == asked:
         return None
-    return f"{path.lstrip('.') or CONFIG_FILE} is {there} there and {asked} here"
+    return f"{path.lstrip('.')} is {there} there and {asked} here"

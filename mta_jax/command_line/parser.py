@@ -1,0 +1,91 @@
+"""The parser of settings."""
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+
+from mta_jax.command_line.files import complaint_about
+from mta_jax.command_line.messages import one_line
+
+Config = TypeVar("Config")
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Reports every mistake as one line that names the field, and exits with 2."""
+
+    config_class: type
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: error: {one_line(message, self.config_class)}\n")
+        raise SystemExit(2)
+
+
+def parse(
+    config_class: type[Config], arguments: Sequence[str], *, prog: str, description: str
+) -> tuple[Config, bool]:
+    """Reads settings from command-line arguments.
+
+    Args:
+      config_class: a dataclass, nested dataclasses become `--section.field`.
+      arguments: the command line without the program's name.
+      prog: the program's name, for messages.
+      description: what the program does, for `--help`.
+
+    Returns:
+      The settings, and whether `--dry_run` was given.
+
+    Raises:
+      SystemExit: with 2 for a mistake, after one line on stderr; with 0 after
+        `--help` or `--print_config`.
+    """
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    parser.config_class = config_class
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Print the settings, parameter counts and memory, and stop.",
+    )
+    parser.add_class_arguments(config_class)
+    for file in _config_files(arguments):
+        complaint = complaint_about(file, config_class)
+        if complaint:
+            parser.error(f"config {file}: {complaint}")
+    values = parser.parse_args(list(arguments))
+    dry_run = values.pop("dry_run")
+    values.pop("config")
+    try:
+        config = config_class(**vars(parser.instantiate(values)))
+    except ValueError as error:
+        parser.error(str(error))
+    infinite = _not_finite(config)
+    if infinite:
+        parser.error(f"{infinite}: must be finite")
+    return config, dry_run
+
+
+def _config_files(arguments: Sequence[str]) -> list[str]:
+    """The files that `--config` names."""
+    files = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
+    flags = (argument.partition("=") for argument in arguments)
+    return files + [value for flag, equals, value in flags if flag == "--config" and equals]
+
+
+def _not_finite(config: Any, prefix: str = "") -> str | None:
+    """The first number that is infinite or none, which no setting means."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{prefix}{field.name} {value}"
+        if dataclasses.is_dataclass(value):
+            inner = _not_finite(value, f"{prefix}{field.name}.")
+            if inner:
+                return inner
+    return None

@@ -64,7 +64,8 @@ def _report_thread(failure: threading.ExceptHookArgs) -> None:
 
 def _report_unraisable(failure: Any) -> None:
     """Reads that Orbax abandons when a checkpoint proves damaged are no news."""
-    if "Event loop is closed" not in str(failure.exc_value):
+    abandoned = "Event loop is closed" in str(failure.exc_value)
+    if not abandoned and "coroutine object _read_array" not in repr(failure.object):
         sys.__unraisablehook__(failure)
 
 

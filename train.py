@@ -75,9 +75,10 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", r"coroutine .*_background_load' was never awaited")
     threading.excepthook = _report_thread
     exit_code = main(sys.argv[1:])
-    if exit_code == 1:
+    if exit_code in (1, 130):
         # A failed write leaves event loops and queues behind that would each print a
-        # traceback of their own while Python shuts down. All files are closed by now.
+        # traceback of their own while Python shuts down, and a compilation that was
+        # interrupted can crash it. All files are closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)

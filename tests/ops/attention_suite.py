@@ -203,7 +203,7 @@ FULL = Case(
     num_kv_heads=2,
     head_size=32,
     pre_kq=(2, 9),
-    pre_head=2,
+    pre_head=4,
     post_kq=(3, 5),
     post_head=2,
 )

@@ -33,7 +33,7 @@ def default_head_dim(in_features: int, num_heads: int) -> int:
 
 
 def dropout_key(
-    rate: float, deterministic: bool, rngs: nnx.Rngs | DropoutKey | None
+    rate: float, deterministic: bool, rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None
 ) -> DropoutKey | None:
     """The key of one dropout draw, or None where nothing is to be dropped.
 
@@ -44,7 +44,9 @@ def dropout_key(
         return None
     if rngs is None:
         raise ValueError(f"dropout_rate {rate} in training: pass rngs, or deterministic=True")
-    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs
+    if isinstance(rngs, nnx.Rngs):
+        return rngs.dropout()
+    return rngs() if isinstance(rngs, nnx.RngStream) else rngs
 
 
 class MultiTokenAttention(nnx.Module):
@@ -54,9 +56,10 @@ class MultiTokenAttention(nnx.Module):
     normalises each head (paper section 3.3) and projects back. The argument names
     are those of `flax.nnx.MultiHeadAttention` where both have them.
 
-    The defaults are the paper's: a 6 x 11 kernel and mixing over all heads, before
-    and after the softmax, all starting as identities, and a gated group norm. With
-    every kernel size None and `group_norm` None this is ordinary attention.
+    The default kernels are the paper's: 6 x 11, and mixing over all heads, before and
+    after the softmax, all starting as identities, and a gated group norm. (The paper
+    has the 6 x 11 kernels in every fourth layer.) With every kernel size None and
+    `group_norm` None this is ordinary attention.
 
     Args:
       num_heads: N.
@@ -74,7 +77,8 @@ class MultiTokenAttention(nnx.Module):
       layer_index: position of the layer, for `group_norm` "depth".
       rope_theta: base of the rotary embedding; None for no rotary embedding.
       rope_layout: which features form a rotary pair.
-      is_causal: queries see earlier keys only.
+      norm_epsilon: added to the mean square in the group norm.
+      is_causal: queries see earlier keys only; for cross-attention usually False.
       dropout_rate: dropout on the final attention weights.
       deterministic: turns dropout off; `model.eval()` sets it.
       use_bias: biases in the four projections.
@@ -105,6 +109,7 @@ class MultiTokenAttention(nnx.Module):
         layer_index: int = 0,
         rope_theta: float | None = 10_000.0,
         rope_layout: RopeLayout = "interleaved",
+        norm_epsilon: float = 1e-5,
         is_causal: bool = True,
         dropout_rate: float = 0.0,
         deterministic: bool = False,
@@ -125,7 +130,12 @@ class MultiTokenAttention(nnx.Module):
         self.is_causal = is_causal
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
-        self.implementation = implementation
+        # A graphdef, of which this becomes part, must be hashable.
+        self.implementation = (
+            implementation
+            if implementation is None or isinstance(implementation, str)
+            else tuple(implementation)
+        )
 
         linear: dict[str, Any] = {
             "use_bias": use_bias,
@@ -175,6 +185,7 @@ class MultiTokenAttention(nnx.Module):
                 scaling=group_norm,
                 layer_index=layer_index,
                 embed_dim=in_features,
+                epsilon=norm_epsilon,
                 dtype=dtype,
                 param_dtype=param_dtype,
                 rngs=rngs,
@@ -192,8 +203,9 @@ class MultiTokenAttention(nnx.Module):
         key_segment_ids: Int[Array, "B S"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         key_positions: Int[Array, "B S"] | None = None,
+        query_offset: int | Int[Array, ""] = 0,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | DropoutKey | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
     ) -> Float[Array, "B T Do"]:
         """Attends from `inputs_q` to `inputs_k`.
 
@@ -206,6 +218,7 @@ class MultiTokenAttention(nnx.Module):
           key_segment_ids: document of each key; default: `segment_ids`.
           positions: position of each query in its document, for rotary embedding.
           key_positions: position of each key; default: `positions`.
+          query_offset: where the first query stands among the keys, for causality.
           deterministic: overrides the attribute.
           rngs: random source of dropout.
 
@@ -221,7 +234,7 @@ class MultiTokenAttention(nnx.Module):
             q,
             k,
             self.value_proj(inputs_v),
-            **self._options(mask, segment_ids, key_segment_ids),
+            **self._options(mask, segment_ids, key_segment_ids, query_offset),
             dropout_rate=0.0 if key is None else self.dropout_rate,
             dropout_key=key,
         )
@@ -239,6 +252,7 @@ class MultiTokenAttention(nnx.Module):
         key_segment_ids: Int[Array, "B S"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         key_positions: Int[Array, "B S"] | None = None,
+        query_offset: int | Int[Array, ""] = 0,
     ) -> Float[Array, "B N T S"]:
         """The final attention weights, after every mixing step. Arguments as in `__call__`.
 
@@ -248,7 +262,7 @@ class MultiTokenAttention(nnx.Module):
         inputs_k = inputs_q if inputs_k is None else inputs_k
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
         return multi_token_attention_weights(
-            q, k, **self._options(mask, segment_ids, key_segment_ids)
+            q, k, **self._options(mask, segment_ids, key_segment_ids, query_offset)
         )
 
     def _queries_and_keys(
@@ -264,7 +278,11 @@ class MultiTokenAttention(nnx.Module):
         )
 
     def _options(
-        self, mask: Array | None, segment_ids: Array | None, key_segment_ids: Array | None
+        self,
+        mask: Array | None,
+        segment_ids: Array | None,
+        key_segment_ids: Array | None,
+        query_offset: int | Array,
     ) -> dict[str, Any]:
         def kernel(module: KeyQueryConvolution | HeadMixing | None) -> Array | None:
             return None if module is None else module.kernel[...]
@@ -279,5 +297,6 @@ class MultiTokenAttention(nnx.Module):
             "segment_ids": segment_ids,
             "key_segment_ids": key_segment_ids,
             "is_causal": self.is_causal,
+            "query_offset": query_offset,
             "implementation": self.implementation,
         }

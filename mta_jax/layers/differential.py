@@ -22,7 +22,7 @@ class DifferentialAttention(nnx.Module):
 
     Pairs of heads subtract their attention maps and share one value of twice the
     head size, so that `num_heads` here and in an ordinary Transformer cost the same
-    parameters; the number of outputs heads is half of it. The weight of the
+    parameters; the number of output heads is half of it. The weight of the
     subtracted map is ``exp(lq1 . lk1) - exp(lq2 . lk2) + lambda_init(layer)``.
 
     Args:
@@ -33,6 +33,7 @@ class DifferentialAttention(nnx.Module):
       layer_index: position of the layer; sets ``lambda_init`` and the depth factor.
       rope_theta: base of the rotary embedding; None for no rotary embedding.
       rope_layout: which features form a rotary pair.
+      norm_epsilon: added to the mean square in the group norm.
       dropout_rate: dropout on the difference of the maps.
       deterministic: turns dropout off; `model.eval()` sets it.
       dtype: dtype of the computation.
@@ -53,6 +54,7 @@ class DifferentialAttention(nnx.Module):
         layer_index: int = 0,
         rope_theta: float | None = 10_000.0,
         rope_layout: RopeLayout = "interleaved",
+        norm_epsilon: float = 1e-5,
         dropout_rate: float = 0.0,
         deterministic: bool = False,
         dtype: DTypeLike | None = None,
@@ -82,7 +84,7 @@ class DifferentialAttention(nnx.Module):
             2 * head_dim,
             scaling="depth",
             layer_index=layer_index,
-            embed_dim=in_features,
+            epsilon=norm_epsilon,
             **linear,
         )
 
@@ -99,7 +101,7 @@ class DifferentialAttention(nnx.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | DropoutKey | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
     ) -> Float[Array, "B T D"]:
         """Causal self-attention; arguments as in `MultiTokenAttention`."""
         q, k = self._queries_and_keys(inputs, positions)

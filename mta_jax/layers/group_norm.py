@@ -37,7 +37,8 @@ class GroupNorm(nnx.Module):
       head_size: H.
       scaling: see above.
       layer_index: position of the layer, for scaling "depth".
-      embed_dim: model width; its inverse root is the spread of the gate's weight.
+      embed_dim: model width, for scaling "gate": its inverse root is the spread of the
+        gate's weight.
       epsilon: added to the mean square.
       dtype: dtype of the output; the norm's statistics are float32.
       param_dtype: dtype of the parameters.
@@ -50,7 +51,7 @@ class GroupNorm(nnx.Module):
         *,
         scaling: GroupNormScaling = "gate",
         layer_index: int = 0,
-        embed_dim: int,
+        embed_dim: int | None = None,
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -58,6 +59,8 @@ class GroupNorm(nnx.Module):
     ):
         if scaling not in ("none", "depth", "gate"):
             raise ValueError(f"group norm scaling {scaling!r}: must be 'none', 'depth' or 'gate'")
+        if scaling == "gate" and embed_dim is None:
+            raise ValueError("group norm scaling 'gate' without embed_dim: its weight needs it")
         self.norm = nnx.RMSNorm(
             head_size, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs
         )
@@ -66,7 +69,7 @@ class GroupNorm(nnx.Module):
             nnx.Linear(
                 head_size,
                 1,
-                kernel_init=projection_init(embed_dim),
+                kernel_init=projection_init(embed_dim or 1),
                 dtype=dtype,
                 param_dtype=param_dtype,
                 rngs=rngs,

@@ -18,7 +18,7 @@ class SwiGLU(nnx.Module):
     Args:
       embed_dim: D.
       mlp_dim: F.
-      dtype: dtype of the computation; default: that of the input.
+      dtype: dtype of the computation; default: that of input and parameters.
       param_dtype: dtype of the parameters.
       rngs: source of the `params` key.
     """

@@ -8,7 +8,7 @@ from flax import nnx
 from mta_jax.layers import DifferentialAttention, Embedding, MultiTokenAttention, SwiGLU
 from mta_jax.layers.initializers import projection_init
 from mta_jax.models.config import ModelConfig
-from mta_jax.typing import Array, Float, Int
+from mta_jax.typing import Array, DropoutKey, Float, Int
 
 _PLAIN: dict[str, Any] = {
     "pre_kq_kernel_size": None,
@@ -29,7 +29,9 @@ def _attention(
         "layer_index": layer,
         "rope_theta": config.rope_theta,
         "rope_layout": config.rope_layout,
+        "norm_epsilon": config.norm_epsilon,
         "dropout_rate": config.attention_dropout,
+        "deterministic": True,
         "dtype": jnp.dtype(config.dtype),
         "rngs": rngs,
     }
@@ -84,6 +86,8 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Decoder-only language model.
 
+    Dropout is off until `model.train()`, and off again after `model.eval()`.
+
     Args:
       config: what it is made of; `vocab_size` must be set.
       rngs: source of the `params` keys.
@@ -111,6 +115,7 @@ class Transformer(nnx.Module):
                 use_bias=False,
                 kernel_init=projection_init(config.embed_dim),
                 dtype=jnp.dtype(config.dtype),
+                preferred_element_type=jnp.float32,
                 rngs=rngs,
             )
         )
@@ -121,8 +126,8 @@ class Transformer(nnx.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
     ) -> Float[Array, "B T V"]:
         """Logits of the next token at every position, float32.
 
@@ -131,7 +136,7 @@ class Transformer(nnx.Module):
           positions: position of each token in its document; default 0, 1, 2, ...
           segment_ids: document of each token in a packed row; tokens see, and
             kernels reach, their own document only.
-          deterministic: False turns dropout on.
+          deterministic: whether dropout is off; default: what `train` and `eval` said.
           rngs: random source of dropout.
         """
         x = self.embedding(tokens)
@@ -146,7 +151,7 @@ class Transformer(nnx.Module):
         x = self.final_norm(x)
         if self.head is None:
             return self.embedding.attend(x)
-        return self.head(x).astype(jnp.float32)
+        return self.head(x)
 
     def attention_weights(
         self,

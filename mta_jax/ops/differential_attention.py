@@ -36,9 +36,12 @@ def differential_attention(
       ValueError: where heads do not pair up.
     """
     _check_pairs(query, key)
+    # The maps are close and so are their outputs: rounded first, little would be left of
+    # the difference, and of the gradient of lam.
+    options["out_dtype"] = jnp.promote_types(value.dtype, jnp.float32)
     first = multi_token_attention(query[:, :, 0::2], key[:, :, 0::2], value, **options)
     second = multi_token_attention(query[:, :, 1::2], key[:, :, 1::2], value, **options)
-    return first - jnp.asarray(lam, value.dtype) * second
+    return (first - lam * second).astype(value.dtype)
 
 
 def differential_attention_weights(

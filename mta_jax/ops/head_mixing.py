@@ -24,7 +24,15 @@ def head_mixing(
 
     Returns:
       The mixed maps, same shape and dtype.
+
+    Raises:
+      ValueError: where the groups are not those of the map's heads.
     """
+    if head_kernel.ndim != 3 or head_kernel.shape[0] * head_kernel.shape[1] != logits.shape[1]:
+        raise ValueError(
+            f"head_kernel has shape {head_kernel.shape}: expected [groups, size, size] with "
+            f"groups * size = {logits.shape[1]} heads of the map {logits.shape}"
+        )
     num_groups, group_size, _ = head_kernel.shape
     batch, _, query_length, key_length = logits.shape
     grouped = logits.reshape(batch, num_groups, group_size, query_length, key_length)

@@ -62,8 +62,14 @@ def key_query_convolution(
       The convolved map, same shape and dtype.
 
     Raises:
-      ValueError: for an even Ck with padding "both".
+      ValueError: for an even Ck with padding "both", or kernels of other heads than
+        the map has.
     """
+    if kq_kernel.ndim != 3 or kq_kernel.shape[0] != logits.shape[1]:
+        raise ValueError(
+            f"kq_kernel has shape {kq_kernel.shape}: expected [{logits.shape[1]}, Cq, Ck], one "
+            f"kernel per head of the map {logits.shape}"
+        )
     _, query_kernel_size, key_kernel_size = kq_kernel.shape
     padding = key_padding_widths(key_kernel_size, key_padding)
     if segment_ids is None or query_kernel_size == 1:

@@ -260,6 +260,28 @@ def test_key_positions_are_asked_for_where_lengths_differ():
         jax.eval_shape(lambda: attention(Q, K, positions=jnp.zeros((2, 5), int)))
 
 
+def test_keys_before_the_first_query_are_counted_by_query_offset():
+    attention = module(**PLAIN)
+    later = jax.jit(lambda m, q, k: m(q, k, query_offset=2))(attention, Q[:, 2:], Q)
+    np.testing.assert_allclose(later, call(attention, Q)[:, 2:], atol=1e-5)
+    weights = jax.jit(lambda m, q, k: m.attention_weights(q, k, query_offset=2))
+    assert weights(attention, Q[:, 2:], Q)[:, :, 0, 2].all()
+
+
+def test_a_stream_of_keys_serves_as_rngs():
+    attention = module(**PLAIN, dropout_rate=0.5)
+    from_stream, from_rngs = (
+        attention(Q, deterministic=False, rngs=rngs)
+        for rngs in (nnx.Rngs(dropout=1).dropout, nnx.Rngs(dropout=1))
+    )
+    np.testing.assert_array_equal(from_stream, from_rngs)
+
+
+def test_several_implementations_leave_the_structure_hashable():
+    attention = module(**PLAIN, implementation=["reference", "xla"])
+    assert hash(nnx.split(attention)[0]) is not None
+
+
 def test_named_implementation_is_used():
     attention = module(**PLAIN, implementation="reference")
     np.testing.assert_allclose(call(attention, Q), call(module(**PLAIN), Q), atol=1e-5)

@@ -77,3 +77,9 @@ def test_unknown_scaling_is_refused():
     message = "group norm scaling 'sqrt': must be 'none', 'depth' or 'gate'"
     with unchecked_types(), pytest.raises(ValueError, match=message):
         GroupNorm(6, scaling="sqrt", embed_dim=24, rngs=nnx.Rngs(0))
+
+
+def test_only_a_gate_needs_the_width_of_the_model():
+    assert GroupNorm(6, scaling="depth", rngs=nnx.Rngs(0)).gate is None
+    with pytest.raises(ValueError, match="'gate' without embed_dim"):
+        GroupNorm(6, scaling="gate", rngs=nnx.Rngs(0))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mta_jax.layers import HeadMixing, KeyQueryConvolution
-from tests.layers.tools import drawn, normal, value
+from tests.layers.tools import drawn, normal, unchecked_types, value
 from tests.ops import numpy_oracle
 
 MAPS = normal(2, 4, 5, 6)
@@ -56,6 +56,22 @@ def test_mixing_is_a_matrix_from_in_to_out_within_each_group():
         numpy_oracle.mix_heads(np.asarray(maps, np.float64), value(module.kernel)) for maps in MAPS
     ]
     np.testing.assert_allclose(call(module, MAPS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_heads", [2, 6, 8])
+def test_kernels_of_other_heads_than_the_maps_are_refused(num_heads):
+    convolution = KeyQueryConvolution(num_heads, (2, 3), rngs=nnx.Rngs(0))
+    with (
+        unchecked_types(),
+        pytest.raises(ValueError, match=rf"kq_kernel has shape \({num_heads}, 2, 3\): .* \[4, Cq"),
+    ):
+        convolution(MAPS)
+    mixing = HeadMixing(num_heads, 2, rngs=nnx.Rngs(0))
+    with (
+        unchecked_types(),
+        pytest.raises(ValueError, match=r"head_kernel has shape .* groups \* size = 4 heads"),
+    ):
+        mixing(MAPS)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4])

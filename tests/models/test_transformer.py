@@ -198,12 +198,31 @@ def test_bfloat16_keeps_logits_and_parameters_float32(tie_embeddings):
     assert logits.dtype == jnp.float32
     error = jnp.abs(logits - expected).max() / jnp.abs(expected).max()
     assert 1e-4 < error < 0.05
+    # Accumulated in float32, not rounded to bfloat16 and back.
+    assert (logits != logits.astype(jnp.bfloat16)).any()
 
 
 def test_dropout_is_off_unless_asked_for():
     model = build(CONFIG, attention_dropout=0.5)
+    without = forward(model_of("mta"), TOKENS)
+    np.testing.assert_array_equal(forward(model, TOKENS), without)
     model.train()
-    np.testing.assert_array_equal(forward(model, TOKENS), forward(model_of("mta"), TOKENS))
+    key = jax.random.key(0)
+    assert (jax.jit(lambda m: m(TOKENS, rngs=key))(model) != without).any()
+    overridden = jax.jit(lambda m: m(TOKENS, deterministic=True))(model)
+    np.testing.assert_array_equal(overridden, without)
+    model.eval()
+    np.testing.assert_array_equal(forward(model, TOKENS), without)
+
+
+@pytest.mark.parametrize("kind", ["mta", "diff"])
+def test_norm_epsilon_reaches_every_norm(kind):
+    model = nnx.eval_shape(
+        lambda: Transformer(dataclasses.replace(CONFIGS[kind], norm_epsilon=0.5), rngs=nnx.Rngs(0))
+    )
+    norms = [module for _, module in nnx.iter_modules(model) if isinstance(module, nnx.RMSNorm)]
+    assert len(norms) > 2 * CONFIG.num_layers + 1
+    assert {norm.epsilon for norm in norms} == {0.5}
 
 
 @pytest.mark.parametrize("kind", ["mta", "diff"])

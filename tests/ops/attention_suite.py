@@ -552,8 +552,9 @@ def plain_bfloat16(
 
     x = rounded(jnp.einsum("BTNH,BSNH->BNTS", query, key))
     x = rounded(x * query.shape[-1] ** -0.5)
+    x = jnp.where(allowed, x, 0)
     if pre_kq_kernel is not None:
-        x = rounded(convolve(jnp.where(allowed, x, 0), rounded(pre_kq_kernel)))
+        x = rounded(convolve(x, rounded(pre_kq_kernel)))
     if pre_head_kernel is not None:
         x = rounded(head_mixing(x, rounded(pre_head_kernel)))
     x = jnp.where(allowed, x, MASK_VALUE)

@@ -45,8 +45,9 @@ def multi_token_attention(
             query_offset=query_offset,
         )
         x = scale * inner_products(query[batch], key[batch])
-        if pre_kq_kernel is not None:
+        if pre_kq_kernel is not None or pre_head_kernel is not None:
             x = zero_where_forbidden(x, allowed)
+        if pre_kq_kernel is not None:
             x = convolve(x, pre_kq_kernel, key_padding=key_padding, segments=segments)
         if pre_head_kernel is not None:
             x = mix_heads(x, pre_head_kernel)

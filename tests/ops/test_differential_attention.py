@@ -12,6 +12,7 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
 )
 from tests.ops import numpy_oracle
+from tests.ops.attention_suite import assert_as_accurate_as_plain, out_and_gradients
 
 LENGTH = 6
 LAM = 0.3
@@ -92,6 +93,36 @@ def test_output_has_the_dtype_of_value():
     arrays = draw(dtype=jnp.bfloat16)
     out = jax.eval_shape(differential_attention, *arrays, jnp.float32(LAM))
     assert out.dtype == jnp.bfloat16
+
+
+def test_bfloat16_is_as_accurate_as_the_difference_of_the_maps():
+    """Held to the suite's rule: the plain path subtracts the maps, then rounds."""
+    rng = np.random.default_rng(0)
+    shapes = {"query": (2, 63, 4, 16), "key": (2, 63, 4, 16), "value": (2, 63, 2, 32)}
+    arrays = {n: jnp.asarray(rng.normal(size=s), jnp.bfloat16) for n, s in shapes.items()}
+    arrays["lam"] = jnp.float32(LAM)
+    cotangent = jnp.asarray(rng.normal(size=shapes["value"]), jnp.bfloat16)
+
+    def plain(arrays):
+        query, key = arrays["query"], arrays["key"]
+        first, second = (
+            multi_token_attention_weights(query[:, :, which::2], key[:, :, which::2])
+            for which in (0, 1)
+        )
+        weights = (first - arrays["lam"] * second).astype(jnp.bfloat16)
+        return jnp.einsum("BNTS,BSNH->BTNH", weights, arrays["value"])
+
+    def run(attend, arrays, cotangent):
+        return jax.jit(functools.partial(out_and_gradients, attend))(arrays, cotangent)
+
+    with jax.enable_x64(True):
+        exact = run(
+            lambda arrays: differential_attention(**arrays),
+            jax.tree.map(lambda x: x.astype(jnp.float64), arrays),
+            cotangent.astype(jnp.float64),
+        )
+    got = run(lambda arrays: differential_attention(**arrays), arrays, cotangent)
+    assert_as_accurate_as_plain(got, run(plain, arrays, cotangent), jax.device_get(exact))
 
 
 @pytest.mark.parametrize("num_heads", [(3, 4), (4, 3)])

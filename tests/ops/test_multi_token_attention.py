@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -138,6 +139,23 @@ def test_packed_documents_equal_each_document_alone(implementation):
             inputs = {n: arrays[n][:, ids == document] for n in ("query", "key", "value")}
             alone = attend(arrays | inputs, None)
             np.testing.assert_allclose(packed[:, ids == document], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_a_step_left_out_is_its_identity_where_heads_have_masks_of_their_own(implementation):
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.normal(size=(1, 5, 4, 8)), jnp.float32) for _ in "qkv")
+    mask = np.ones((1, 4, 5, 5), bool)
+    mask[:, 1, :, 2] = False
+    options = {
+        "pre_head_kernel": jnp.asarray(rng.normal(size=(2, 2, 2)), jnp.float32),
+        "mask": jnp.asarray(mask),
+        "is_causal": False,
+        "implementation": implementation,
+    }
+    identity = jnp.zeros((4, 2, 3)).at[:, 1, 1].set(1.0)
+    attend = functools.partial(multi_token_attention, query, key, value, **options)
+    np.testing.assert_allclose(attend(), attend(pre_kq_kernel=identity), atol=1e-6)
 
 
 def test_scale_multiplies_the_logits():

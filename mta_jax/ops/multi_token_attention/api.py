@@ -3,12 +3,12 @@
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
 from mta_jax.ops.multi_token_attention.reference import reference
 from mta_jax.ops.multi_token_attention.xla import xla
-from mta_jax.typing import Array, Bool, DropoutKey, Float, Int, KeyPadding
+from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def multi_token_attention(
     key_padding: KeyPadding = "both",
     dropout_rate: float = 0.0,
     dropout_key: DropoutKey | None = None,
+    out_dtype: DTypeLike | None = None,
     implementation: Implementation | Sequence[Implementation] | None = None,
 ) -> Float[Array, "B T N Hv"]:
     r"""Multi-token attention (https://arxiv.org/abs/2504.00927, section 3).
@@ -69,7 +70,9 @@ def multi_token_attention(
       post_kq_kernel: key-query kernel on the probabilities.
       post_head_kernel: head mixing of the probabilities, (in, out).
       mask: true where a query may attend. It hides keys; rows of padded queries
-        are still rows that a kernel can reach, so give padding its own segment.
+        are still rows that a kernel can reach, so give padding its own segment. Where
+        it differs between heads, head mixing after the softmax still brings a head
+        the weights that others give to a key it may not see itself.
       segment_ids: document of each query, for packed rows. Queries attend within
         their document, and kernels do not reach into another one.
       key_segment_ids: document of each key; default: `segment_ids`, where T == S.
@@ -80,16 +83,19 @@ def multi_token_attention(
         only), "left" earlier keys, "right" later ones.
       dropout_rate: dropout on the final attention weights.
       dropout_key: random key, required where dropout_rate > 0.
+      out_dtype: dtype of the output; default: that of `value`.
       implementation: None takes the best that supports the call; a name is a
         demand; a sequence takes the first that supports the call.
 
     Returns:
-      The output, in the dtype of `value`. A query that no head of a mixing group
+      The output. A query that no head of a mixing group
       allows any key gives zeros.
 
     Raises:
       ValueError: for arguments that disagree, naming the argument.
       NotImplementedError: where a named implementation cannot serve the call.
+
+    Differentiable once, in reverse mode; `reference` in any mode, any number of times.
     """
     args = Arguments(
         query=query,
@@ -108,6 +114,7 @@ def multi_token_attention(
         key_padding=key_padding,
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
+        out_dtype=out_dtype,
     )
     out, _ = _run(args, implementation)
     return out
@@ -117,24 +124,41 @@ def multi_token_attention_weights(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     *,
+    pre_kq_kernel: Float[Array, "N Cq Ck"] | None = None,
+    pre_head_kernel: Float[Array, "M Ch Ch"] | None = None,
+    post_kq_kernel: Float[Array, "N Cq2 Ck2"] | None = None,
+    post_head_kernel: Float[Array, "M2 Ch2 Ch2"] | None = None,
+    mask: Bool[Array, "#B #N #T #S"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    key_segment_ids: Int[Array, "B S"] | None = None,
+    is_causal: bool = True,
+    query_offset: int | Int[Array, ""] = 0,
+    scale: float | Float[Array, ""] | None = None,
+    key_padding: KeyPadding = "both",
     implementation: Implementation | Sequence[Implementation] | None = None,
-    **options: Any,
 ) -> Float[Array, "B N T S"]:
     """The final attention weights of `multi_token_attention`, after every mixing step.
 
     They are what multiplies the values. Rows need not sum to one and entries may be
-    negative. For a look inside; the whole map is materialised.
-
-    Args:
-      query: queries.
-      key: keys.
-      implementation: as in `multi_token_attention`.
-      **options: every other argument of `multi_token_attention` but the values and
-        dropout.
+    negative. For a look inside; the whole map is materialised. Arguments as there.
     """
-    args = Arguments(query=query, key=key, value=key, return_weights=True, **options)
-    if args.dropout_key is not None:
-        raise ValueError(f"dropout_rate {args.dropout_rate}: the weights are those before dropout")
+    args = Arguments(
+        query=query,
+        key=key,
+        value=key,
+        pre_kq_kernel=pre_kq_kernel,
+        pre_head_kernel=pre_head_kernel,
+        post_kq_kernel=post_kq_kernel,
+        post_head_kernel=post_head_kernel,
+        mask=mask,
+        segment_ids=segment_ids,
+        key_segment_ids=key_segment_ids,
+        is_causal=is_causal,
+        query_offset=query_offset,
+        scale=scale,
+        key_padding=key_padding,
+        return_weights=True,
+    )
     _, weights = _run(args, implementation)
     assert weights is not None
     return weights

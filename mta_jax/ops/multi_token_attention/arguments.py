@@ -4,7 +4,7 @@ import dataclasses
 
 from mta_jax.ops import masks
 from mta_jax.ops.key_query_convolution import key_padding_widths
-from mta_jax.typing import Array, Bool, DropoutKey, Float, Int, KeyPadding
+from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,18 @@ class Arguments:
     key_padding: KeyPadding = "both"
     dropout_rate: float = 0.0
     dropout_key: DropoutKey | None = None
+    out_dtype: DTypeLike | None = None
     return_weights: bool = False
 
     @property
     def logit_scale(self) -> float | Float[Array, ""]:
         """`scale`, or its default."""
         return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+
+    @property
+    def output_dtype(self) -> DTypeLike:
+        """`out_dtype`, or its default."""
+        return self.value.dtype if self.out_dtype is None else self.out_dtype
 
     def allowed(self) -> Bool[Array, "#B #N T S"]:
         """The mask that all restrictions together make."""

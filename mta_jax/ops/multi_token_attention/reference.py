@@ -16,7 +16,7 @@ def reference(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "
     """Multi-token attention in float32 (float64 for float64 inputs), step by step.
 
     Returns:
-      The output in the dtype of `value`, and the attention weights before dropout.
+      The output and the attention weights before dropout.
     """
     dtype = jnp.promote_types(args.query.dtype, jnp.float32)
     groups = args.query.shape[2] // args.key.shape[2]
@@ -26,8 +26,10 @@ def reference(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "
     mask = args.allowed()
 
     logits = args.logit_scale * jnp.einsum("BTNH,BSNH->BNTS", q, k, precision="highest")
+    if args.pre_kq_kernel is not None or args.pre_head_kernel is not None:
+        logits = jnp.where(mask, logits, 0)
     if args.pre_kq_kernel is not None:
-        logits = _convolve(jnp.where(mask, logits, 0), args.pre_kq_kernel.astype(dtype), args)
+        logits = _convolve(logits, args.pre_kq_kernel.astype(dtype), args)
     if args.pre_head_kernel is not None:
         logits = _mix_heads(logits, args.pre_head_kernel.astype(dtype))
 
@@ -42,7 +44,7 @@ def reference(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "
     if args.dropout_key is not None:
         weights = dropout(probs, args.dropout_rate, args.dropout_key)
     out = jnp.einsum("BNTS,BSNH->BTNH", weights, v, precision="highest")
-    return out.astype(args.value.dtype), probs
+    return out.astype(args.output_dtype), probs
 
 
 def _convolve(x: Float[Array, "B N T S"], kernel: Array, args: Arguments) -> Array:

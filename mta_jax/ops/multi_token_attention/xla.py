@@ -22,7 +22,7 @@ def xla(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T 
     convolutions, mixing and softmax are float32 (float64 for float64 inputs).
 
     Returns:
-      The output in the dtype of `value`, and the attention weights before dropout.
+      The output and the attention weights before dropout.
     """
     batch, query_length, num_heads, head_size = args.query.shape
     key_length, num_kv_heads = args.key.shape[1:3]
@@ -40,9 +40,11 @@ def xla(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T 
         preferred_element_type=accumulate,
     )
     logits = logits.reshape(batch, num_heads, query_length, key_length)
+    if args.pre_kq_kernel is not None or args.pre_head_kernel is not None:
+        logits = jnp.where(mask, logits, 0)
     if args.pre_kq_kernel is not None:
         logits = key_query_convolution(
-            jnp.where(mask, logits, 0),
+            logits,
             args.pre_kq_kernel,
             key_padding=args.key_padding,
             segment_ids=args.segment_ids,
@@ -75,4 +77,4 @@ def xla(args: Arguments) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T 
         preferred_element_type=accumulate,
     )
     out = out.reshape(batch, query_length, num_heads, args.value.shape[-1])
-    return out.astype(args.value.dtype), probs
+    return out.astype(args.output_dtype), probs

@@ -34,6 +34,9 @@ def main(arguments: list[str]) -> int:
     # Some libraries install a handler of their own when they are imported.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mta_jax").setLevel(logging.INFO)
+    # Orbax reports each failed attempt to read; ours is the line the user needs.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if not any(argument.split("=")[0] == "--config" for argument in arguments):
         arguments = ["--config", str(DEMO), *arguments]
     config, dry_run = parse(
@@ -65,14 +68,14 @@ def _report_thread(failure: threading.ExceptHookArgs) -> None:
 def _report_unraisable(failure: Any) -> None:
     """Reads that Orbax abandons when a checkpoint proves damaged are no news."""
     abandoned = "Event loop is closed" in str(failure.exc_value)
-    if not abandoned and "coroutine object _read_array" not in repr(failure.object):
+    if not abandoned and "<coroutine object" not in repr(failure.object):
         sys.__unraisablehook__(failure)
 
 
 if __name__ == "__main__":
     sys.unraisablehook = _report_unraisable
     # Another sign of such reads.
-    warnings.filterwarnings("ignore", r"coroutine .*_background_load' was never awaited")
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     threading.excepthook = _report_thread
     exit_code = main(sys.argv[1:])
     if exit_code in (1, 130):

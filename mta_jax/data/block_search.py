@@ -1,6 +1,6 @@
 """The paper's toy task: find the block that holds two given letters (section 4.1).
 
-A sample reads ``hjnvt.qfzwb.aprux.#pr`` and continues with the answer ``aprux``:
+A sample reads ``hjnvt.qfzwb.aprux.bkdle#pr`` and continues with the answer ``aprux``:
 blocks of distinct letters, a question of two letters in any order that exactly one
 block contains, then that block (or only its first or last letter). An attention
 weight of an ordinary Transformer sees one letter of the block at a time, and the
@@ -34,7 +34,8 @@ class BlockSearchConfig:
 
     sequence_length: int = 321
     """Tokens of a sample, its begin and end included. The paper's 321 hold 52 blocks
-    of five letters, or 34 of eight and a cut one that is never the answer."""
+    of five letters, or 34 of eight and a cut one that is never the answer; one more
+    each where the answer is one letter."""
 
     num_train_samples: int = 1_000_000
     """Training samples before they repeat. They are generated as they are needed."""
@@ -125,10 +126,6 @@ class BlockSearchSource:
         if self._split == "train":
             return self._config.num_train_samples
         return self._config.num_heldout_samples
-
-    def __repr__(self) -> str:
-        # Grain compares this text when it restores a data position.
-        return f"BlockSearchSource({self._config}, {self._split}, seed={self._seed})"
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """A sample: `inputs`, `targets` and `targets_weights`, each [sequence_length - 1].

@@ -13,7 +13,8 @@ inputs_positions       int32    position in its document, packed rows only
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import grain
@@ -55,11 +56,14 @@ class Data:
       train: endless batches; its iterator's state is a checkpointable position.
       held_out: held-out sets by name.
       tokenizer: text to tokens and back.
+      fingerprint: a hash of the content. Settings alone do not decide it: the text is
+        that of the running Python, and NumPy may change its random numbers.
     """
 
     train: grain.IterDataset
     held_out: Mapping[str, HeldOut]
     tokenizer: Tokenizer
+    fingerprint: str
 
 
 def tokenizer_for(config: DataConfig) -> Tokenizer:
@@ -78,16 +82,22 @@ def load_data(config: DataConfig, *, seed: int) -> Data:
 
 
 def _block_search(config: DataConfig, seed: int) -> Data:
-    def samples(split: Literal["train", "heldout"]) -> grain.MapDataset:
-        source = BlockSearchSource(config.block_search, split=split, seed=seed)
-        return grain.MapDataset.source(source)
+    def source_of(split: Literal["train", "heldout"]) -> BlockSearchSource:
+        return BlockSearchSource(config.block_search, split=split, seed=seed)
 
-    train = samples("train").shuffle(seed=seed).repeat().to_iter_dataset(_INLINE)
-    held_out = samples("heldout").to_iter_dataset(_INLINE)
+    sources = {"train": source_of("train"), "heldout": source_of("heldout")}
+    train = (
+        grain.MapDataset.source(sources["train"])
+        .shuffle(seed=seed)
+        .repeat()
+        .to_iter_dataset(_INLINE)
+    )
+    held_out = grain.MapDataset.source(sources["heldout"]).to_iter_dataset(_INLINE)
     return Data(
         train=_batched(train, config.batch_size),
         held_out={"heldout": HeldOut(_padded(held_out, config.batch_size), num_bytes=None)},
         tokenizer=LetterTokenizer(),
+        fingerprint=_hash(source[0]["inputs"].tobytes() for source in sources.values()),
     )
 
 
@@ -95,9 +105,11 @@ def _text(config: DataConfig, seed: int) -> Data:
     tokenizer = ByteTokenizer()
     length = config.text.sequence_length
     training_documents: list[Document] = []
+    contents: list[bytes] = []
     held_out: dict[str, HeldOut] = {}
     for domain in config.text.domains:
         found = standard_library.documents(domain)
+        contents += [part.encode() for each in found for part in (each.name, each.text)]
         train, kept = standard_library.split_off(found, config.text.heldout_fraction)
         training_documents += train
         pieces = grain.MapDataset.source(text.PieceSource(kept, tokenizer, length))
@@ -108,7 +120,19 @@ def _text(config: DataConfig, seed: int) -> Data:
         )
     pieces = grain.MapDataset.source(text.PieceSource(training_documents, tokenizer, length))
     rows = text.packed_rows(pieces.shuffle(seed=seed).repeat().to_iter_dataset(_INLINE), length)
-    return Data(train=_batched(rows, config.batch_size), held_out=held_out, tokenizer=tokenizer)
+    return Data(
+        train=_batched(rows, config.batch_size),
+        held_out=held_out,
+        tokenizer=tokenizer,
+        fingerprint=_hash(contents),
+    )
+
+
+def _hash(contents: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()
 
 
 def _batched(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:

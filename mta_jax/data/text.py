@@ -62,10 +62,6 @@ class PieceSource:
     def __len__(self) -> int:
         return int(self._first_piece[-1])
 
-    def __repr__(self) -> str:
-        # Grain compares this text when it restores a data position.
-        return f"PieceSource({len(self._tokens)} documents, {len(self)} pieces)"
-
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Piece `index`: `inputs`, `targets` and `targets_weights`, of equal length."""
         index = int(index)

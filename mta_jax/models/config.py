@@ -25,7 +25,10 @@ def _check_choices(prefix: str, **fields: tuple[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MTAConfig:
-    """Multi-token attention. The defaults are the paper's (section 4.2, appendix E)."""
+    """Multi-token attention. The defaults are the paper's, but for `kq_layers`.
+
+    Section 4.2 and appendix E; it has key-query convolution in every fourth layer.
+    """
 
     pre_kq_kernel_size: tuple[int, int] | None = (6, 11)
     """Queries and keys that the convolution of the logits spans; null: none."""

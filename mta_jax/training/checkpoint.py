@@ -1,14 +1,15 @@
 """Checkpoints of a run, through Orbax v1.
 
-A checkpoint holds the training state, the data position, the run's config and how
-far its records went. It is written to a temporary folder that is renamed when
-complete, so a run that is killed never leaves a half one behind. What a disk does
-later shows on reading: a damaged checkpoint is reported and the one before it is
-taken.
+A checkpoint holds the training state, the data position, the run's config and notes
+of the run. It is written to a temporary folder that is renamed when complete, so a run
+that is killed never leaves a half one behind. What a disk does later shows on reading:
+a damaged checkpoint is reported and set aside, and the one before it is taken.
 """
 
 import dataclasses
-import logging
+import hashlib
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ def checksums(state: State) -> list[Array]:
 _checksums = jax.jit(checksums)
 
 
+def _digest(config: Any, notes: Any, position: grain.DatasetIterator) -> str:
+    """A hash of everything in a checkpoint that is no array."""
+    text = json.dumps([config, notes, position.get_state()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class Checkpoints:
     """The checkpoints in one folder. Use as a context manager, so that writes finish.
 
@@ -52,9 +59,6 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int, config: dict[str, Any]):
-        # Orbax reports each failed attempt to read; ours is the line the user needs.
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._directory = directory
         self._config = config
         self._checkpointer = ocp.training.Checkpointer(
@@ -81,7 +85,7 @@ class Checkpoints:
         step: int,
         state: State,
         position: grain.DatasetIterator,
-        record_sizes: Mapping[str, int],
+        notes: Mapping[str, Any],
     ) -> None:
         """Starts writing a checkpoint; training may go on meanwhile.
 
@@ -89,7 +93,7 @@ class Checkpoints:
           step: training steps taken.
           state: the training state after them.
           position: the data iterator, whose state is stored.
-          record_sizes: bytes of each file of records.
+          notes: what else the run must find again, as plain values.
 
         Raises:
           UserError: where writing, or the write before it, fails.
@@ -99,9 +103,11 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(
                 step,
                 contents,
-                custom_metadata={"config": self._config, "record_sizes": dict(record_sizes)},
-                # A checkpoint of this step can only be a damaged one, passed over before.
-                overwrite=step in self.steps(),
+                custom_metadata={
+                    "config": self._config,
+                    "notes": dict(notes),
+                    "digest": _digest(self._config, notes, position),
+                },
             )
         except Exception as error:
             raise self._cannot_write(error) from None
@@ -141,7 +147,8 @@ class Checkpoints:
           report: gets a line about each damaged checkpoint that is passed over.
 
         Raises:
-          UserError: where checkpoints exist and none of them can be read.
+          UserError: where checkpoints exist and none of them can be read, or one may
+            not be.
         """
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         wanted = abstract_state | {"checksums": jax.eval_shape(checksums, abstract_state)}
@@ -149,6 +156,7 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), wanted
         )
         steps = self.steps()
+        damaged: list[int] = []
         for step in reversed(steps):
             position = make_position()
             try:
@@ -160,22 +168,40 @@ class Checkpoints:
                 if any(int(a) != int(b) for a, b in zip(expected, _checksums(state), strict=True)):
                     raise ValueError("its contents do not match their checksums")
                 metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
-                record_sizes = metadata["record_sizes"]
+                notes = metadata["notes"]
+                if metadata["digest"] != _digest(metadata["config"], notes, position):
+                    raise ValueError("its data position or its notes do not match their digest")
+            except PermissionError as error:
+                position.close()
+                raise UserError(f"cannot read checkpoint {step}: {error}") from None
             # Whatever a broken file makes a reader raise, the answer is the same.
             except Exception as error:
                 position.close()
+                damaged.append(step)
                 report(
                     f"checkpoint {self._directory / str(step)} is damaged and passed over "
                     f"({_first_line(error)})"
                 )
                 continue
-            return Restored(step, state, position, record_sizes)
+            self._set_aside(damaged)
+            return Restored(step, state, position, notes)
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self._directory} can be read: restore one "
                 "from a copy, or choose another run_dir to start afresh"
             )
         return None
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Renames damaged checkpoints, so that their steps are free to be saved again."""
+        for step in damaged:
+            folder = self._directory / str(step)
+            aside = folder.with_name(f"{step}.damaged")
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+        if damaged:
+            self._checkpointer.reload()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +211,7 @@ class Restored:
     step: int
     state: State
     position: grain.DatasetIterator
-    record_sizes: Mapping[str, int]
+    notes: Mapping[str, Any]
 
 
 def _first_line(error: BaseException) -> str:

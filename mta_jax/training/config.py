@@ -1,6 +1,7 @@
 """Everything that decides a training run."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from mta_jax.data import DataConfig
@@ -10,7 +11,10 @@ from mta_jax.models import AttentionKind, ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a learning-rate schedule. The defaults are the paper's (appendix E)."""
+    """AdamW with a learning-rate schedule. The defaults are the paper's, but for the warm-up.
+
+    Appendix E; its warm-up depends on the size of the model.
+    """
 
     learning_rate: float = 1.5e-4
     """Peak learning rate."""
@@ -37,7 +41,7 @@ class OptimizerConfig:
     """Decoupled weight decay of projections and embeddings."""
 
     decay_all: bool = False
-    """Decay mixing kernels, norms and gates as well, as the paper's code does. It pulls
+    """Decay mixing kernels, norms and gates as well, as the paper's code does. That pulls
     identity kernels towards zero."""
 
     clip_norm: float | None = 1.0
@@ -160,6 +164,11 @@ class TrainConfig:
             not self.compare or len(set(self.compare)) != len(self.compare)
         ):
             raise ValueError(f"compare {self.compare}: name at least one kind, each once; or null")
+        if self.compare is not None and self.model.attention != ModelConfig.attention:
+            raise ValueError(
+                f"model.attention {self.model.attention}: has no effect, since compare names the "
+                f"kinds {self.compare}; add it there, or set compare to null"
+            )
         if self.sample.every is not None and self.data.source != "text":
             raise ValueError(
                 f"sample.every {self.sample.every}: only data.source 'text' writes samples"
@@ -168,6 +177,8 @@ class TrainConfig:
 
 def runs_of(config: TrainConfig) -> dict[str, TrainConfig]:
     """The runs that a config asks for, by name: one, or one for each kind it compares.
+
+    Each has its own folder, and a config that would make it alone.
 
     Raises:
       ConfigError: where the model cannot have one of the kinds.
@@ -178,7 +189,10 @@ def runs_of(config: TrainConfig) -> dict[str, TrainConfig]:
     try:
         return {
             kind: dataclasses.replace(
-                config, compare=None, model=dataclasses.replace(config.model, attention=kind)
+                config,
+                compare=None,
+                run_dir=str(Path(config.run_dir) / kind),
+                model=dataclasses.replace(config.model, attention=kind),
             )
             for kind in config.compare
         }

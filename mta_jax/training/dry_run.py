@@ -9,6 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from mta_jax.errors import ConfigError
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.memory import num_bytes, spell_bytes
 from mta_jax.training.run_folder import check_run_folder, to_yaml
@@ -47,13 +48,7 @@ def count_by_part(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def print_dry_run(config: TrainConfig) -> None:
-    """Prints the settings, then parameters by part and memory, for each kind asked for.
-
-    Raises:
-      ConfigError: where the run could not start with these settings.
-    """
-    folder = Path(config.run_dir).expanduser()
-    there = check_run_folder(folder, config)
+    """Prints the settings, then parameters by part and memory, for each kind asked for."""
     console = Console(highlight=False)
     console.print(to_yaml(config), markup=False, soft_wrap=True)
     for name, run_config in runs_of(config).items():
@@ -70,5 +65,10 @@ def print_dry_run(config: TrainConfig) -> None:
         table.add_row("memory of parameters", spell_bytes(num_bytes(state["params"])))
         table.add_row("memory of optimiser", spell_bytes(num_bytes(state["opt_state"])))
         console.print(table)
-    found = "holds this run, which would continue" if there else "is new"
-    console.print(f"Run folder: {folder} {found}", soft_wrap=True)
+    folder = Path(config.run_dir).expanduser()
+    try:
+        there = check_run_folder(folder, config)
+        found = f"{folder} holds this run, which would continue" if there else f"{folder} is new"
+    except ConfigError as error:
+        found = f"the run could not start: {error}"
+    console.print(f"Run folder: {found}", markup=False, soft_wrap=True)

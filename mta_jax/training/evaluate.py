@@ -41,6 +41,7 @@ def evaluate(
     if whole_answers:
         figures["error"] = float(sums["wrong_rows"] / sums["rows"])
     if held_out.num_bytes is not None:
-        figures["perplexity"] = math.exp(loss)
+        # The largest number that a float holds is near exp(709).
+        figures["perplexity"] = math.exp(min(loss, 700.0))
         figures["bits_per_byte"] = float(sums["nll"] / (math.log(2) * held_out.num_bytes))
     return figures

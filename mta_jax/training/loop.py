@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mta_jax.data import Data, load_data
-from mta_jax.errors import UserError
+from mta_jax.errors import ConfigError, UserError
 from mta_jax.inference.generate import generate
 from mta_jax.training import run_folder
 from mta_jax.training.checkpoint import Checkpoints
@@ -21,11 +21,9 @@ from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import evaluate
 from mta_jax.training.progress import ProgressLine
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
-from mta_jax.training.state import Program, State, make_program
+from mta_jax.training.state import SAMPLE_STREAM, Program, State, make_program
 from mta_jax.training.step import make_eval_step, make_train_step
 from mta_jax.typing import Array
-
-_SAMPLE_STREAM = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Result:
       params: final parameters.
       data: what it was trained on.
       num_params: number of parameters.
-      seconds: training time, compilation included, summed over restarts.
+      seconds: training time, compilation included, evaluations not, summed over
+        restarts.
       held_out: final figures by held-out set.
       rows: everything in metrics.jsonl.
     """
@@ -62,12 +61,20 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
       name: what the progress line calls it.
 
     Raises:
-      ConfigError: where the folder holds another run.
+      ConfigError: where the folder holds another run, or the data has changed.
       UserError: where the loss is no longer finite, or the folder is damaged.
     """
     program = make_program(config)
+    try:
+        data = load_data(config.data, seed=config.seed)
+    except FileNotFoundError as error:
+        raise ConfigError(f"data.source {config.data.source}: {error}") from None
     run_folder.open_run_folder(folder, config)
-    data = load_data(config.data, seed=config.seed)
+    with run_folder.locked(folder):
+        return _train(config, program, data, folder, name)
+
+
+def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name: str) -> Result:
     abstract_state = jax.eval_shape(program.initial_state)
 
     with Checkpoints(
@@ -78,7 +85,13 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
         )
         if restored:
             step, state, position = restored.step, restored.state, restored.position
-            record_sizes = restored.record_sizes
+            if restored.notes["data"] != data.fingerprint:
+                raise ConfigError(
+                    f"data: not the {config.data.source} data that the run in {folder} began "
+                    "with, as happens with another version of Python or NumPy; continue with the "
+                    "version that it began with, or choose another run_dir"
+                )
+            record_sizes = restored.notes["record_sizes"]
             print(f"{name}: continuing from step {step} in {folder}")
         else:
             step, state = 0, jax.jit(program.initial_state)()
@@ -155,7 +168,11 @@ class _Run:
             if step % config.log_every == 0 or last:
                 self._progress.update(step, self._shown)
             if step % config.checkpoint.every == 0 or last:
-                self._checkpoints.save(step, state, position, self._records.sync())
+                notes = {"record_sizes": self._records.sync(), "data": self._data.fingerprint}
+                self._checkpoints.save(step, state, position, notes)
+            # What follows the steps is not training time.
+            if not pending:
+                self._interval_began = time.perf_counter()
         self._checkpoints.wait()
         return state
 
@@ -165,19 +182,14 @@ class _Run:
         for offset, metrics in enumerate(fetched):
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(metrics[name]):
-                    raise UserError(
-                        f"{name} is {metrics[name]} at step {step - len(fetched) + offset + 1}: "
-                        "the run stops here, with its last checkpoint from before; a lower "
-                        "optimizer.learning_rate or a longer optimizer.warmup_steps may help"
-                    )
+                    raise _diverged(name, float(metrics[name]), step - len(fetched) + offset + 1)
         means = {
             name: float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
             for name in ("loss", "grad_norm")
         }
         means["learning_rate"] = float(fetched[-1]["learning_rate"])
         self._records.metrics(step, means)
-        now = time.perf_counter()
-        seconds, self._interval_began = now - self._interval_began, now
+        seconds = time.perf_counter() - self._interval_began
         tokens = len(fetched) * self._config.data.batch_size * self._config.data.row_length
         self._records.timing(step, {"seconds": seconds, "tokens_per_second": tokens / seconds})
         self._shown |= {"loss": means["loss"], "steps/s": len(fetched) / seconds}
@@ -188,6 +200,8 @@ class _Run:
             figures = evaluate(
                 self._eval_step, state["params"], held_out, whole_answers=whole_answers
             )
+            if not math.isfinite(figures["loss"]):
+                raise _diverged(f"{name} loss", figures["loss"], step)
             self._records.metrics(
                 step, {f"{name}/{figure}": value for figure, value in figures.items()}
             )
@@ -197,7 +211,7 @@ class _Run:
     def _sample(self, step: int, state: State) -> None:
         sample, tokenizer = self._config.sample, self._data.tokenizer
         prompt = np.concatenate([[tokenizer.bos_id], tokenizer.encode(sample.prompt)])
-        key = jax.random.fold_in(jax.random.key(self._config.seed), _SAMPLE_STREAM)
+        key = jax.random.fold_in(jax.random.key(self._config.seed), SAMPLE_STREAM)
         written = generate(
             self._program.graphdef,
             state["params"],
@@ -210,6 +224,13 @@ class _Run:
         text = sample.prompt + tokenizer.decode(written)
         self._records.metrics(step, {"sample": text})
         self._progress.message(f"sample at step {step}: {text!r}")
+
+
+def _diverged(name: str, value: float, step: int) -> UserError:
+    return UserError(
+        f"{name} is {value} at step {step}: the run stops here, with its last checkpoint from "
+        "before; a lower optimizer.learning_rate or a longer optimizer.warmup_steps may help"
+    )
 
 
 def _last_held_out(rows: list[Row], data: Data) -> dict[str, dict[str, float]]:

@@ -73,6 +73,7 @@ class JsonLines:
     def __init__(self, path: Path, *, size: int = 0):
         self._file = path.open("a", encoding="utf-8")
         self._file.truncate(size)
+        self._file.seek(size)
 
     @property
     def size(self) -> int:
@@ -111,9 +112,7 @@ class Records:
             check_records(folder / file, size)
         self._metrics = JsonLines(folder / METRICS_FILE, size=sizes[METRICS_FILE])
         self._timing = JsonLines(folder / TIMING_FILE, size=sizes[TIMING_FILE])
-        self._tensorboard = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=after + 1 if after else None
-        )
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def __enter__(self) -> "Records":
         return self

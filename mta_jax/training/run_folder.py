@@ -8,21 +8,32 @@ timing.jsonl      seconds and tokens per second
 tensorboard/      both, for TensorBoard
 checkpoints/      Orbax checkpoints
 pictures/         PNG files
+lock              held by the process that trains here
 results.json      the final figures
 ================  ====================================================
 """
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mta_jax.errors import ConfigError
+from mta_jax.errors import ConfigError, UserError
 from mta_jax.training.config import TrainConfig
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CONFIG_FILE = "config.yaml"
+
+
+_TEMPORARY = ".tmp"
 
 
 def plain(value: Any) -> Any:
@@ -43,7 +54,7 @@ def to_yaml(config: TrainConfig) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a restart, sees all of it or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + _TEMPORARY)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -79,7 +90,9 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
     path = folder / CONFIG_FILE
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run_dir {folder}: is a file; choose a new or empty folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    # A process killed in its first moment leaves an unfinished config behind.
+    unfinished = CONFIG_FILE + _TEMPORARY
+    if not folder.exists() or all(entry.name == unfinished for entry in folder.iterdir()):
         return False
     if not path.is_file():
         raise ConfigError(
@@ -99,6 +112,27 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
             "same settings to continue it"
         )
     return True
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder meanwhile.
+
+    Raises:
+      UserError: where one does already.
+    """
+    with (folder / "lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"run_dir {folder}: another process is training there; wait for it, or choose "
+                    "another run_dir"
+                ) from None
+            except OSError:
+                pass  # some network file systems have no locks
+        yield
 
 
 def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:

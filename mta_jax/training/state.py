@@ -14,6 +14,9 @@ from mta_jax.models import ModelConfig, Transformer
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.optimizer import make_optimizer
 
+# The keys 0, 1, 2, ... of the seed are those of the parameters; these are far from them.
+DROPOUT_STREAM, SAMPLE_STREAM = 2**31, 2**31 + 1
+
 State = dict[str, Any]
 """``params``, ``opt_state`` and ``step``, a pytree of plain dictionaries."""
 

@@ -10,13 +10,10 @@ from flax import nnx
 from mta_jax.data import Batch
 from mta_jax.training.loss import cross_entropy, evaluation_sums
 from mta_jax.training.optimizer import learning_rate_schedule
-from mta_jax.training.state import Program, State
+from mta_jax.training.state import DROPOUT_STREAM, Program, State
 from mta_jax.typing import Array
 
 Arrays = Mapping[str, Array]
-
-# Keys of initialisation and of dropout come from one seed and must differ.
-_DROPOUT_STREAM = 1
 
 
 def _logits(program: Program, params: Any, batch: Arrays, rngs: nnx.Rngs | None) -> Array:
@@ -41,7 +38,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
 
     def train_step(state: State, batch: Arrays) -> tuple[State, dict[str, Array]]:
         def dropout_rngs() -> nnx.Rngs:
-            key = jax.random.fold_in(jax.random.key(config.seed), _DROPOUT_STREAM)
+            key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
             return nnx.Rngs(dropout=jax.random.fold_in(key, state["step"]))
 
         def loss(params: Any) -> Array:

@@ -151,17 +151,6 @@ def test_splits_have_their_lengths():
     assert len(source(config, "heldout")) == 3
 
 
-def test_text_of_a_source_names_all_that_its_samples_depend_on():
-    sources = [
-        source(SMALL),
-        source(SMALL, seed=1),
-        source(SMALL, "heldout"),
-        source(BlockSearchConfig(block_size=4, sequence_length=30)),
-    ]
-    assert len({repr(samples) for samples in sources}) == 4
-    assert repr(source(SMALL)) == repr(source(SMALL))
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

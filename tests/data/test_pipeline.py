@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import grain
@@ -35,6 +36,25 @@ def few_documents(domain):
         Document(domain, f"{domain} {index}", f"{domain} {index}: ü " + "abcdefgh" * (index % 7))
         for index in range(20)
     ]
+
+
+@both_sources
+def test_fingerprint_tells_other_content_under_the_same_settings(config, monkeypatch):
+    first = load_data(config, seed=0).fingerprint
+    assert load_data(config, seed=0).fingerprint == first
+
+    def one_letter_differs(domain):
+        found = few_documents(domain)
+        return [*found[:-1], dataclasses.replace(found[-1], text=found[-1].text + "!")]
+
+    monkeypatch.setattr(pipeline.standard_library, "documents", one_letter_differs)
+    draw = BlockSearchSource.__getitem__
+    monkeypatch.setattr(
+        BlockSearchSource,
+        "__getitem__",
+        lambda self, index: draw(self, index) | {"inputs": draw(self, index)["inputs"][::-1]},
+    )
+    assert load_data(config, seed=0).fingerprint != first
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def save(folder, steps, keep=3):
         for step in steps:
             next(position)
             state = STATE | {"step": jnp.asarray(step, jnp.int32)}
-            checkpoints.save(step, state, position, {"metrics.jsonl": 7 * step})
+            checkpoints.save(step, state, position, {"tokens": 7 * step})
         checkpoints.wait()
         return next(position)
 
@@ -54,7 +54,7 @@ def test_state_and_data_position_come_back_as_they_were(tmp_path):
         np.testing.assert_array_equal(got, want)
     assert int(restored.state["step"]) == 20
     assert next(restored.position) == following
-    assert restored.record_sizes == {"metrics.jsonl": 140}
+    assert restored.notes == {"tokens": 140}
     assert reports == []
 
 
@@ -66,6 +66,32 @@ def test_the_newest_are_kept(tmp_path):
 
 def test_an_empty_folder_restores_nothing(tmp_path):
     assert restore(tmp_path) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("_CHECKPOINT_METADATA", b"140", b"141"), ("data/process_0-of-1.json", b"2", b"3")],
+)
+def test_a_changed_note_or_position_is_damage(tmp_path, file, old, new):
+    save(tmp_path, [10, 20])
+    victim = tmp_path / "20" / file
+    content = victim.read_bytes()
+    assert old in content
+    victim.write_bytes(content.replace(old, new, 1))
+    restored, reports = restore(tmp_path)
+    assert restored.step == 10
+    assert "checkpoint" in reports[0]
+
+
+def test_steps_of_damaged_checkpoints_are_saved_again_and_their_files_kept(tmp_path):
+    save(tmp_path, [10, 20, 30])
+    for step in (20, 30):
+        biggest_file(tmp_path / str(step)).unlink()
+    assert restore(tmp_path)[0].step == 10
+    assert (tmp_path / "30.damaged").is_dir()
+    save(tmp_path, [20])
+    restored, reports = restore(tmp_path)
+    assert (restored.step, reports) == (20, [])
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed byte", "missing"])

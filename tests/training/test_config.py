@@ -59,10 +59,18 @@ def test_only_text_writes_samples():
         toy_config(sample=SampleConfig(every=2))
 
 
-def test_the_runs_of_a_comparison_differ_in_their_attention_only():
+def test_a_kind_beside_a_comparison_would_be_ignored():
+    model = dataclasses.replace(toy_config().model, attention="diff")
+    with pytest.raises(ValueError, match=r"model\.attention diff: has no effect"):
+        toy_config(compare=["mta", "transformer"], model=model)
+
+
+def test_the_runs_of_a_comparison_differ_in_their_attention_and_folder_only():
     config = toy_config(compare=["mta", "diff"])
     run = runs_of(config)["diff"]
     assert run.model.attention == "diff"
     assert run.compare is None
     same = dataclasses.replace(run.model, attention="mta")
-    assert dataclasses.replace(run, model=same, compare=config.compare) == config
+    assert run.run_dir == f"{config.run_dir}/diff"
+    again = dataclasses.replace(run, model=same, compare=config.compare, run_dir=config.run_dir)
+    assert again == config

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -92,6 +93,24 @@ def test_damaged_records_of_a_finished_run_are_named(finished, file):
             train(toy_config(), finished.folder, name="toy")
     finally:
         path.write_bytes(before)
+
+
+def test_other_data_under_the_same_settings_is_refused(finished, monkeypatch):
+    original = loop.load_data
+
+    def load_other_data(*args, **options):
+        return dataclasses.replace(original(*args, **options), fingerprint="other")
+
+    monkeypatch.setattr(loop, "load_data", load_other_data)
+    with pytest.raises(ConfigError, match="data: not the block_search data that the run"):
+        train(toy_config(), finished.folder, name="toy")
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {"loss": math.nan, "error": 1.0})
+    with pytest.raises(UserError, match="heldout loss is nan at step 6"):
+        train(toy_config(), tmp_path / "run", name="toy")
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_another_seed_is_another_run(finished, tmp_path):

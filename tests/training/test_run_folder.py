@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import yaml
 
-from mta_jax.errors import ConfigError
-from mta_jax.training.run_folder import CONFIG_FILE, open_run_folder, plain, to_yaml
+from mta_jax.errors import ConfigError, UserError
+from mta_jax.training.run_folder import CONFIG_FILE, locked, open_run_folder, plain, to_yaml
 from tests.training.tiny import toy_config
 
 
@@ -27,6 +27,20 @@ def test_another_run_is_refused_by_the_field_that_differs(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.num_layers is 1 there and 2 here"):
         open_run_folder(tmp_path, toy_config(model=model))
     assert (tmp_path / CONFIG_FILE).read_bytes() == before
+
+
+def test_a_kill_before_the_config_was_complete_leaves_a_new_folder(tmp_path):
+    (tmp_path / "config.yaml.tmp").write_text("model: {num_la")
+    assert open_run_folder(tmp_path, toy_config()) is False
+    assert open_run_folder(tmp_path, toy_config()) is True
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another process is training there"):  # noqa: SIM117
+        with locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):

@@ -83,10 +83,11 @@ def test_help_explains_every_setting(capsys):
     assert "Decides weights, data order and dropout." in text
 
 
-def test_print_config_prints_a_config_file(capsys):
+def test_print_config_prints_a_config_file(capsys, tmp_path):
     with pytest.raises(SystemExit):
         read("--seed", "7", "--print_config")
-    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 7
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert read("--config", str(tmp_path / "printed.yaml")) == read("--seed", "7")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def complaint_about(file: str, config_class: Any) -> str | None:
         return "not valid YAML (nested too deeply)"
     if not isinstance(content, dict):
         return "expected settings by name"
+    # `--print_config` writes this one too.
+    content.pop("dry_run", None)
     return _complaint_about_section(content, config_class, config_class, "")
 
 

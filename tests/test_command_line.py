@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mta_jax.command_line import parse
 from mta_jax.models import model_preset

@@ -56,7 +56,7 @@ class TestXla(AttentionSuite):
     implementation = "xla"
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "xla_chunked"])
 @parametrize_cases(*ORACLE_CASES)
 def test_float64_output_and_weights_equal_the_loops(implementation, case):
     arrays = jax.tree.map(np.float64, case.arrays())
@@ -69,7 +69,8 @@ def test_float64_output_and_weights_equal_the_loops(implementation, case):
 
 
 def run_with_weights(implementation, case, arrays):
-    options = case.options | {"implementation": implementation}
+    # For the weights of an implementation that has none.
+    options = case.options | {"implementation": (implementation, "xla")}
 
     @jax.jit
     def run(arrays, restrictions):
@@ -80,7 +81,7 @@ def run_with_weights(implementation, case, arrays):
     return jax.device_get(run(arrays, case.restrictions()))
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "xla_chunked"])
 def test_gradients_match_finite_differences(implementation):
     case = dataclasses.replace(SMALL, restriction="padding")
     options = case.options | {"implementation": implementation}
@@ -122,7 +123,7 @@ def test_masking_keys_alone_would_leak_between_documents():
     assert not gradient_of_other_documents(segment_ids=jnp.asarray(ids)).any()
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "xla_chunked"])
 def test_packed_documents_equal_each_document_alone(implementation):
     lengths = (4, 5)
     case = dataclasses.replace(SMALL, query_length=sum(lengths))
@@ -141,7 +142,7 @@ def test_packed_documents_equal_each_document_alone(implementation):
             np.testing.assert_allclose(packed[:, ids == document], alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "xla_chunked"])
 def test_a_step_left_out_is_its_identity_where_heads_have_masks_of_their_own(implementation):
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(size=(1, 5, 4, 8)), jnp.float32) for _ in "qkv")
@@ -192,7 +193,7 @@ class TestSelection:
 
     @pytest.fixture
     def calls(self, monkeypatch):
-        """Replaces both implementations; returns the names that were called, in order."""
+        """Replaces all implementations; returns the names that were called, in order."""
         calls = []
 
         def replacement(name):
@@ -202,7 +203,7 @@ class TestSelection:
 
             return implementation
 
-        for name in ("reference", "xla"):
+        for name in ("reference", "xla", "xla_chunked"):
             monkeypatch.setitem(IMPLEMENTATIONS, name, replacement(name))
         return calls
 
@@ -218,14 +219,14 @@ class TestSelection:
 
         return refuse
 
-    @pytest.mark.parametrize("name", ["reference", "xla"])
+    @pytest.mark.parametrize("name", ["reference", "xla", "xla_chunked"])
     def test_name_runs_that_implementation(self, calls, name):
         multi_token_attention(**self.arrays, implementation=name)
         assert calls == [name]
 
-    def test_default_is_xla(self, calls):
+    def test_default_is_the_chunked_one(self, calls):
         multi_token_attention(**self.arrays)
-        assert calls == ["xla"]
+        assert calls == ["xla_chunked"]
 
     def test_name_is_a_demand(self, calls, refuse):
         refuse("reference")
@@ -274,7 +275,7 @@ class TestSelection:
             assert caplog.messages == []
             multi_token_attention(**self.arrays)
             multi_token_attention(**self.arrays)
-        assert caplog.messages == ["multi_token_attention: implementation 'xla'"]
+        assert caplog.messages == ["multi_token_attention: implementation 'xla_chunked'"]
 
 
 class TestArgumentErrors:
@@ -338,7 +339,7 @@ class TestArgumentErrors:
         with pytest.raises(ValueError, match=message):
             multi_token_attention(**self.arguments(**changes))
 
-    @pytest.mark.parametrize("implementation", ["reference", "xla"])
+    @pytest.mark.parametrize("implementation", ["reference", "xla", "xla_chunked"])
     def test_unchanged_arguments_are_right(self, implementation):
         out = multi_token_attention(**self.arguments(), implementation=implementation)
         assert out.shape == (2, 5, 4, 8)

@@ -8,20 +8,22 @@ from typing import Literal
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
 from mta_jax.ops.multi_token_attention.reference import reference
 from mta_jax.ops.multi_token_attention.xla import xla
+from mta_jax.ops.multi_token_attention.xla_chunked import xla_chunked
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 _logger = logging.getLogger(__name__)
 
-Implementation = Literal["reference", "xla"]
+Implementation = Literal["reference", "xla", "xla_chunked"]
 
 IMPLEMENTATIONS: dict[str, Callable[[Arguments], tuple[Array, Array | None]]] = {
     "reference": reference,
     "xla": xla,
+    "xla_chunked": xla_chunked,
 }
 """Every implementation by name. Arguments reach it checked; one that cannot serve
 a call raises NotImplementedError, naming the limit."""
 
-_AUTOMATIC: tuple[Implementation, ...] = ("xla",)
+_AUTOMATIC: tuple[Implementation, ...] = ("xla_chunked", "xla")
 
 
 def multi_token_attention(
@@ -184,7 +186,7 @@ def _run(
         except NotImplementedError as error:
             reasons.append(f"{name}: {error}")
             continue
-        if not isinstance(implementation, str):
+        if not isinstance(implementation, str) and not args.return_weights:
             _log_choice(name)
         return result
     raise NotImplementedError("; ".join(reasons))

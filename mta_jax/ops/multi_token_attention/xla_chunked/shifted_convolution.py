@@ -1,0 +1,161 @@
+"""Key-query convolution of one row block, as a sum of shifted maps.
+
+One multiply-add per tap and logit is the least arithmetic there is, and XLA fuses the
+whole sum into one pass over the map. Its own derivative of that sum is many passes, so
+the gradient is written out: for the map it is the same sum with the taps reversed, for
+the kernel a matrix product over windows of keys.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mta_jax.ops.key_query_convolution import key_padding_widths
+from mta_jax.typing import Array, Bool, Float, KeyPadding
+
+# Keys per window in the gradient of the kernel. Wider windows waste arithmetic on pairs
+# that no tap connects, narrower ones make small products.
+_WINDOW = 16
+
+# Terms that one product sums in a row. The error of a sum grows with its length, so
+# longer ones are summed in two stages.
+_TERMS = 64
+
+
+class _Edges(NamedTuple):
+    """Zeros before and after the key axis, the padding of the convolution."""
+
+    before: int
+    after: int
+
+
+def shifted_convolution(
+    maps: Float[Array, "N R S"],
+    kq_kernel: Float[Array, "N Cq Ck"],
+    key_padding: KeyPadding,
+    row_taps: Bool[Array, "Cq Rout"] | None = None,
+) -> Float[Array, "N Rout S"]:
+    """Convolves a row block; its first Cq - 1 rows are there to be reached only.
+
+    Args:
+      maps: rows of the attention map, zero where a query may not attend.
+      kq_kernel: one kernel per head.
+      key_padding: see `key_query_convolution`.
+      row_taps: where tap a of output row i counts; None: everywhere.
+
+    Returns:
+      Output rows Cq - 1 to R - 1, so Rout = R - Cq + 1.
+    """
+    edges = _Edges(*key_padding_widths(kq_kernel.shape[2], key_padding))
+    return _convolve(edges, maps, kq_kernel, row_taps)
+
+
+def _convolve_primal(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
+    num_heads, num_rows, num_keys = maps.shape
+    _, query_size, key_size = kq_kernel.shape
+    num_out = num_rows - query_size + 1
+    # A fusion that also pads tests borders at every tap; from memory it just reads.
+    padded = lax.optimization_barrier(jnp.pad(maps, ((0, 0), (0, 0), edges)))
+    total = jnp.zeros((num_heads, num_out, num_keys), maps.dtype)
+    for a in range(query_size):
+        row = jnp.zeros_like(total)
+        for b in range(key_size):
+            tap = lax.slice(padded, (0, a, b), (num_heads, a + num_out, b + num_keys))
+            row += kq_kernel[:, a, b, None, None] * tap
+        total += row if row_taps is None else jnp.where(row_taps[a, :, None], row, 0)
+    return lax.optimization_barrier(total)
+
+
+def _map_gradient(edges: _Edges, dout: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
+    """The convolution transposed: each row of the map collects from the rows that read it."""
+    query_size = kq_kernel.shape[1]
+    rows = ((query_size - 1, query_size - 1), (0, 0))
+    reversed_kernel = kq_kernel[:, ::-1, ::-1]
+    reversed_edges = _Edges(edges.after, edges.before)
+    padded = jnp.pad(dout, ((0, 0), *rows))
+    if row_taps is None:
+        return _convolve_primal(reversed_edges, padded, reversed_kernel, None)
+    # What a tap may read, it may be read by: its rule moves with the row it is about.
+    total = jnp.zeros((), dout.dtype)
+    for a in range(query_size):
+        allowed = jnp.where(row_taps[a, :, None], dout, 0)
+        shifted = jnp.pad(allowed, ((0, 0), (a, query_size - 1 - a), (0, 0)))
+        total += _convolve_primal(
+            reversed_edges, shifted, reversed_kernel[:, query_size - 1 - a, None], None
+        )
+    return total
+
+
+def _kernel_gradient(
+    edges: _Edges, maps: Array, dout: Array, kq_shape: tuple[int, ...], row_taps: Array | None
+) -> Array:
+    """``dkernel[a, b] = sum_ij dout[i, j] * maps[i + a, j + b]`` through windows of keys.
+
+    All pairs within a window of output keys and the input keys it reaches are one
+    matrix product; each tap then sums the pairs at its distance.
+    """
+    num_heads, query_size, key_size = kq_shape
+    num_keys = maps.shape[2]
+    num_windows = -(-num_keys // _WINDOW)
+    reach = _WINDOW + key_size - 1
+    widths = ((0, 0), (0, 0), (edges.before, num_windows * _WINDOW - num_keys + edges.after))
+    padded = jnp.pad(maps, widths)
+    # Windows overlap by the reach of the kernel: each is whole windows and a remainder.
+    whole, rest = divmod(reach, _WINDOW)
+    padded = jnp.pad(padded, ((0, 0), (0, 0), (0, (whole + 1) * _WINDOW)))
+    pieces = [
+        padded[:, :, start * _WINDOW : (start + num_windows) * _WINDOW].reshape(
+            num_heads, -1, num_windows, _WINDOW
+        )
+        for start in range(whole + (rest > 0))
+    ]
+    inputs = jnp.concatenate(pieces, axis=-1)[..., :reach]
+
+    widths = ((0, 0), (0, 0), (0, num_windows * _WINDOW - num_keys))
+    outputs = jnp.pad(dout, widths).reshape(num_heads, -1, num_windows, _WINDOW)
+    taps = []
+    for a in range(query_size):
+        allowed = outputs if row_taps is None else jnp.where(row_taps[a, :, None, None], outputs, 0)
+        taps.append(jnp.pad(allowed, ((0, 0), (a, query_size - 1 - a), (0, 0), (0, 0))))
+    pairs = jnp.einsum(
+        "NCXI,NCXO->NCIO",
+        _in_row_groups(inputs),
+        _in_row_groups(jnp.concatenate(taps, axis=-1)),
+        precision=lax.Precision.HIGHEST,
+    )
+    pairs = jnp.sum(pairs, axis=1).reshape(num_heads, reach, query_size, _WINDOW)
+    distance = np.arange(reach)[:, None] - np.arange(_WINDOW)
+    at_tap = (distance == np.arange(key_size)[:, None, None]).astype(pairs.dtype)
+    return jnp.einsum("NIQO,KIO->NQK", pairs, at_tap, precision=lax.Precision.HIGHEST)
+
+
+def _in_row_groups(x: Float[Array, "N R W X"]) -> Float[Array, "N C RW X"]:
+    """Rows and their windows in groups of about `_TERMS`."""
+    num_heads, num_rows, num_windows, size = x.shape
+    group = max(1, _TERMS // num_windows)
+    x = jnp.pad(x, ((0, 0), (0, -num_rows % group), (0, 0), (0, 0)))
+    return x.reshape(num_heads, -1, group * num_windows, size)
+
+
+def _forward(
+    edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return _convolve(edges, maps, kq_kernel, row_taps), (maps, kq_kernel, row_taps)
+
+
+def _backward(
+    edges: _Edges, residuals: tuple[Array, Array, Array | None], dout: Array
+) -> tuple[Array, Array, None]:
+    maps, kq_kernel, row_taps = residuals
+    return (
+        _map_gradient(edges, dout, kq_kernel, row_taps),
+        _kernel_gradient(edges, maps, dout, kq_kernel.shape, row_taps),
+        None,
+    )
+
+
+_convolve = jax.custom_vjp(_convolve_primal, nondiff_argnums=(0,))
+_convolve.defvjp(_forward, _backward)

@@ -19,6 +19,7 @@ ALLOWED = {
     "viz": {"typing", "ops"},
     "data": set(),
     "training": {"typing", "errors", "models", "inference", "viz", "data"},
+    "benchmark": {"errors", "command_line", "ops"},
 }
 
 

@@ -28,7 +28,12 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 def parse(
-    config_class: type[Config], arguments: Sequence[str], *, prog: str, description: str
+    config_class: type[Config],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    has_dry_run: bool = True,
 ) -> tuple[Config, bool]:
     """Reads settings from command-line arguments.
 
@@ -37,6 +42,7 @@ def parse(
       arguments: the command line without the program's name.
       prog: the program's name, for messages.
       description: what the program does, for `--help`.
+      has_dry_run: whether there is a `--dry_run`.
 
     Returns:
       The settings, and whether `--dry_run` was given.
@@ -48,18 +54,19 @@ def parse(
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.config_class = config_class
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="Print the settings, parameter counts and memory, and stop.",
-    )
+    if has_dry_run:
+        parser.add_argument(
+            "--dry_run",
+            action="store_true",
+            help="Print the settings, parameter counts and memory, and stop.",
+        )
     parser.add_class_arguments(config_class)
     for file in _config_files(arguments):
         complaint = complaint_about(file, config_class)
         if complaint:
             parser.error(f"config {file}: {complaint}")
     values = parser.parse_args(list(arguments))
-    dry_run = values.pop("dry_run")
+    dry_run = values.pop("dry_run", False)
     values.pop("config")
     try:
         config = config_class(**vars(parser.instantiate(values)))

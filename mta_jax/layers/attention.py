@@ -32,6 +32,15 @@ def default_head_dim(in_features: int, num_heads: int) -> int:
     return in_features // num_heads
 
 
+def hashable_implementation(
+    implementation: Implementation | Sequence[Implementation] | None,
+) -> Implementation | tuple[Implementation, ...] | None:
+    """The same choice as part of a graphdef, which must be hashable."""
+    if implementation is None or isinstance(implementation, str):
+        return implementation
+    return tuple(implementation)
+
+
 def dropout_key(
     rate: float, deterministic: bool, rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None
 ) -> DropoutKey | None:
@@ -130,12 +139,7 @@ class MultiTokenAttention(nnx.Module):
         self.is_causal = is_causal
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
-        # A graphdef, of which this becomes part, must be hashable.
-        self.implementation = (
-            implementation
-            if implementation is None or isinstance(implementation, str)
-            else tuple(implementation)
-        )
+        self.implementation = hashable_implementation(implementation)
 
         linear: dict[str, Any] = {
             "use_bias": use_bias,
@@ -261,9 +265,9 @@ class MultiTokenAttention(nnx.Module):
         """
         inputs_k = inputs_q if inputs_k is None else inputs_k
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
-        return multi_token_attention_weights(
-            q, k, **self._options(mask, segment_ids, key_segment_ids, query_offset)
-        )
+        options = self._options(mask, segment_ids, key_segment_ids, query_offset)
+        # A fast implementation has no weights; for a look inside any will do.
+        return multi_token_attention_weights(q, k, **options | {"implementation": None})
 
     def _queries_and_keys(
         self, inputs_q: Array, inputs_k: Array, positions: Array | None, key_positions: Array | None

@@ -1,18 +1,20 @@
 """Differential attention as a Flax module: one of the paper's baselines."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mta_jax.layers.attention import default_head_dim, dropout_key
+from mta_jax.layers.attention import default_head_dim, dropout_key, hashable_implementation
 from mta_jax.layers.group_norm import GroupNorm, lambda_init
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
 from mta_jax.ops.differential_attention import (
     differential_attention,
     differential_attention_weights,
 )
+from mta_jax.ops.multi_token_attention import Implementation
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import Array, DropoutKey, DTypeLike, Float, Int
 
@@ -37,6 +39,7 @@ class DifferentialAttention(nnx.Module):
       dropout_rate: dropout on the difference of the maps.
       deterministic: turns dropout off; `model.eval()` sets it.
       dtype: dtype of the computation.
+      implementation: see `mta_jax.ops.multi_token_attention`.
       param_dtype: dtype of the parameters.
       rngs: source of the `params` keys.
 
@@ -59,6 +62,7 @@ class DifferentialAttention(nnx.Module):
         deterministic: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        implementation: Implementation | Sequence[Implementation] | None = None,
         rngs: nnx.Rngs,
     ):
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -73,6 +77,7 @@ class DifferentialAttention(nnx.Module):
         self.rope_layout = rope_layout
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
+        self.implementation = hashable_implementation(implementation)
         self.lambda_init = lambda_init(layer_index)
 
         linear: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -115,6 +120,7 @@ class DifferentialAttention(nnx.Module):
             segment_ids=segment_ids,
             dropout_rate=0.0 if key is None else self.dropout_rate,
             dropout_key=key,
+            implementation=self.implementation,
         )
         return self.out_proj(self.group_norm(out))
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from mta_jax.layers.group_norm import GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.layers.mlp import default_mlp_dim
+from mta_jax.ops.multi_token_attention import Implementation
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import KeyPadding
 
@@ -125,6 +126,9 @@ class ModelConfig:
     attention_dropout: float = 0.0
     """Dropout on the final attention weights, in training only."""
 
+    attention_implementation: Implementation | None = None
+    """How attention is computed; null: the best for the device. A name is a demand."""
+
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; logits, softmax and parameters stay float32."""
 
@@ -138,6 +142,10 @@ class ModelConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"model.{name} {getattr(self, name)}: must be above 0")
         _check_choices("model.", rope_layout=(self.rope_layout, RopeLayout))
+        if self.attention_implementation is not None:
+            _check_choices(
+                "model.", attention_implementation=(self.attention_implementation, Implementation)
+            )
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise ValueError(
                 f"model.embed_dim {self.embed_dim} with num_heads {self.num_heads}: must be "

@@ -30,6 +30,7 @@ def _attention(
         "rope_theta": config.rope_theta,
         "rope_layout": config.rope_layout,
         "norm_epsilon": config.norm_epsilon,
+        "implementation": config.attention_implementation,
         "dropout_rate": config.attention_dropout,
         "deterministic": True,
         "dtype": jnp.dtype(config.dtype),

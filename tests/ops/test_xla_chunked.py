@@ -48,7 +48,8 @@ class TestSmallBlocks(AttentionSuite):
         Case(
             batch=1,
             query_length=length,
-            num_heads=2,
+            # Kernels of one tap need many heads for their errors to be more than chance.
+            num_heads=8 if kernel == (1, 1) else 2,
             pre_kq=kernel,
             pre_head=2,
             post_kq=kernel,

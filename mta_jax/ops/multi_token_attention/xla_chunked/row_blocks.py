@@ -19,8 +19,9 @@ from mta_jax.ops.multi_token_attention.xla_chunked.row_block import (
 )
 from mta_jax.typing import Array, Bool, DropoutKey, Float, Int
 
-# The map of one block, of one example, should stay near the processor: in a core's
-# cache on a CPU; on an accelerator it only has to be small beside the memory.
+# The map of one block should stay near the processor: in a core's cache on a CPU, where
+# it is of one example, or of some if they are small. On an accelerator, which takes all
+# examples at once, it only has to be small beside the memory; this is for each.
 _BLOCK_BYTES = {"cpu": 2**21, "accelerator": 2**24}
 _MIN_ROWS, _MAX_ROWS = 32, 256
 
@@ -44,7 +45,7 @@ class _Plan:
 
     block_rows: int
     halo: int
-    one_by_one: bool
+    examples_at_once: int
     stages: tuple[_Stage, ...]
     is_causal: bool
     options: Options
@@ -107,15 +108,15 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
 
 
 def _plan(args: Arguments) -> _Plan:
-    query_length, num_heads = args.query.shape[1:3]
+    batch, query_length, num_heads, _ = args.query.shape
     on_cpu = jax.default_backend() == "cpu"
     block_bytes = _BLOCK_BYTES["cpu" if on_cpu else "accelerator"]
-    rows = block_bytes // (4 * num_heads * args.key.shape[1]) // 8 * 8
-    rows = min(max(rows, _MIN_ROWS), _MAX_ROWS, query_length)
+    row_bytes = 4 * num_heads * args.key.shape[1]
+    rows = min(max(block_bytes // row_bytes // 8 * 8, _MIN_ROWS), _MAX_ROWS, query_length)
     return _Plan(
         block_rows=rows,
         halo=halo(args.pre_kq_kernel) + halo(args.post_kq_kernel),
-        one_by_one=on_cpu,
+        examples_at_once=max(1, block_bytes // (row_bytes * rows)) if on_cpu else batch,
         stages=_stages(args, rows),
         is_causal=args.is_causal,
         options=Options(args.key_padding, args.dropout_rate, args.query.dtype),
@@ -175,10 +176,11 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _over_examples(plan: _Plan, function: Callable[..., Any], *batched: Any) -> Any:
-    """One example after the other where that keeps each in the cache; else all at once."""
-    if plan.one_by_one:
-        return lax.map(lambda example: function(*example), batched)
-    return jax.vmap(function)(*batched)
+    if plan.examples_at_once >= len(jax.tree.leaves(batched)[0]):
+        return jax.vmap(function)(*batched)
+    # A batch size of 1 would cost an axis of size 1 everywhere.
+    at_once = plan.examples_at_once if plan.examples_at_once > 1 else None
+    return lax.map(lambda example: function(*example), batched, batch_size=at_once)
 
 
 def _attend_example(plan: _Plan, inputs: Inputs, example: _Example, offset: ArrayLike) -> Array:

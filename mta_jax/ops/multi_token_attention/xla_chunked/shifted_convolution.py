@@ -20,9 +20,9 @@ from mta_jax.typing import Array, Bool, Float, KeyPadding
 # that no tap connects, narrower ones make small products.
 _WINDOW = 16
 
-# Terms that one product sums in a row. The error of a sum grows with its length, so
-# longer ones are summed in two stages.
-_TERMS = 64
+# Groups of rows that are summed on their own first, since the error of a sum grows with
+# its length. More groups would make products that XLA's CPU compiler runs on one thread.
+_ROW_GROUPS = 4
 
 
 class _Edges(NamedTuple):
@@ -98,46 +98,42 @@ def _kernel_gradient(
     matrix product; each tap then sums the pairs at its distance.
     """
     num_heads, query_size, key_size = kq_shape
-    num_keys = maps.shape[2]
+    num_rows, num_keys = maps.shape[1:]
     num_windows = -(-num_keys // _WINDOW)
     reach = _WINDOW + key_size - 1
-    widths = ((0, 0), (0, 0), (edges.before, num_windows * _WINDOW - num_keys + edges.after))
-    padded = jnp.pad(maps, widths)
+    extra_rows = -num_rows % _ROW_GROUPS
+    extra_keys = num_windows * _WINDOW - num_keys
+
     # Windows overlap by the reach of the kernel: each is whole windows and a remainder.
-    whole, rest = divmod(reach, _WINDOW)
-    padded = jnp.pad(padded, ((0, 0), (0, 0), (0, (whole + 1) * _WINDOW)))
+    starts = range(-(-reach // _WINDOW))
+    behind = extra_keys + (len(starts) - 1) * _WINDOW - edges.before
+    padded = jnp.pad(maps, ((0, 0), (0, extra_rows), (edges.before, behind)))
     pieces = [
-        padded[:, :, start * _WINDOW : (start + num_windows) * _WINDOW].reshape(
+        padded[..., start * _WINDOW : (start + num_windows) * _WINDOW].reshape(
             num_heads, -1, num_windows, _WINDOW
         )
-        for start in range(whole + (rest > 0))
+        for start in starts
     ]
-    inputs = jnp.concatenate(pieces, axis=-1)[..., :reach]
+    pieces[-1] = pieces[-1][..., : reach - starts[-1] * _WINDOW]
+    inputs = jnp.concatenate(pieces, axis=-1)
 
-    widths = ((0, 0), (0, 0), (0, num_windows * _WINDOW - num_keys))
-    outputs = jnp.pad(dout, widths).reshape(num_heads, -1, num_windows, _WINDOW)
+    outputs = jnp.pad(dout, ((0, 0), (0, 0), (0, extra_keys)))
+    outputs = outputs.reshape(num_heads, -1, num_windows, _WINDOW)
     taps = []
     for a in range(query_size):
         allowed = outputs if row_taps is None else jnp.where(row_taps[a, :, None, None], outputs, 0)
-        taps.append(jnp.pad(allowed, ((0, 0), (a, query_size - 1 - a), (0, 0), (0, 0))))
+        rows = (a, query_size - 1 - a + extra_rows)
+        taps.append(jnp.pad(allowed, ((0, 0), rows, (0, 0), (0, 0))))
     pairs = jnp.einsum(
         "NCXI,NCXO->NCIO",
-        _in_row_groups(inputs),
-        _in_row_groups(jnp.concatenate(taps, axis=-1)),
+        inputs.reshape(num_heads, _ROW_GROUPS, -1, reach),
+        jnp.concatenate(taps, axis=-1).reshape(num_heads, _ROW_GROUPS, -1, query_size * _WINDOW),
         precision=lax.Precision.HIGHEST,
     )
     pairs = jnp.sum(pairs, axis=1).reshape(num_heads, reach, query_size, _WINDOW)
     distance = np.arange(reach)[:, None] - np.arange(_WINDOW)
     at_tap = (distance == np.arange(key_size)[:, None, None]).astype(pairs.dtype)
     return jnp.einsum("NIQO,KIO->NQK", pairs, at_tap, precision=lax.Precision.HIGHEST)
-
-
-def _in_row_groups(x: Float[Array, "N R W X"]) -> Float[Array, "N C RW X"]:
-    """Rows and their windows in groups of about `_TERMS`."""
-    num_heads, num_rows, num_windows, size = x.shape
-    group = max(1, _TERMS // num_windows)
-    x = jnp.pad(x, ((0, 0), (0, -num_rows % group), (0, 0), (0, 0)))
-    return x.reshape(num_heads, -1, group * num_windows, size)
 
 
 def _forward(

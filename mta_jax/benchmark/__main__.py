@@ -1,0 +1,39 @@
+"""`python -m mta_jax.benchmark NAME`: runs one benchmark."""
+
+import sys
+
+from mta_jax.benchmark import attention
+from mta_jax.errors import UserError
+
+BENCHMARKS = {"attention": attention.main}
+
+USAGE = f"""usage: python -m mta_jax.benchmark NAME [--setting value]
+
+attention  time and memory of the attention op on the device at hand
+
+python -m mta_jax.benchmark NAME --help lists the settings. Names: {", ".join(BENCHMARKS)}."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the benchmark that the first argument names; returns the exit code."""
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(USAGE)
+        return 0
+    if not arguments or arguments[0] not in BENCHMARKS:
+        given = f"{arguments[0]!r}: no such benchmark" if arguments else "which benchmark?"
+        print(
+            f"mta_jax.benchmark: error: {given}; there are {', '.join(BENCHMARKS)}", file=sys.stderr
+        )
+        return 2
+    try:
+        BENCHMARKS[arguments[0]](arguments[1:])
+    except UserError as error:
+        print(f"mta_jax.benchmark: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -64,7 +64,14 @@ def test_dropout_is_dropout_of_the_difference():
     @jax.jit
     def run(query, key, value):
         out = differential_attention(
-            query, key, value, jnp.asarray(LAM), dropout_rate=rate, dropout_key=dropout_key
+            query,
+            key,
+            value,
+            jnp.asarray(LAM),
+            dropout_rate=rate,
+            dropout_key=dropout_key,
+            # The one that draws for the whole map at once.
+            implementation="xla",
         )
         first, second = (
             multi_token_attention_weights(query[:, :, which::2], key[:, :, which::2])
@@ -78,6 +85,16 @@ def test_dropout_is_dropout_of_the_difference():
         out, expected, undropped = run(*draw())
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
     assert not np.allclose(out, undropped)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "xla_chunked"])
+def test_dropout_drops_the_same_of_both_maps(implementation):
+    query, key, value = draw(dtype=np.float32)
+    twice = [jnp.repeat(x[:, :, ::2], 2, axis=2) for x in (query, key)]
+    options = {"dropout_rate": 0.4, "dropout_key": jax.random.key(0)}
+    attend = functools.partial(differential_attention, implementation=implementation, **options)
+    assert not np.asarray(attend(*twice, value, jnp.float32(1.0))).any()
+    assert np.asarray(attend(*twice, value, jnp.float32(0.0))).any()
 
 
 def test_lam_gets_the_gradient_of_the_subtracted_map():

@@ -9,6 +9,7 @@ block is all that ever exists; the gradient computes it again.
 `row_block`                 the attention of one block
 `shifted_convolution`       its convolution, as a sum of shifted maps
 `products`                  its matrix products, with gradients in full precision
+`materialize`               keeps XLA from computing a convolution more than once
 ==========================  =====================================================
 """
 

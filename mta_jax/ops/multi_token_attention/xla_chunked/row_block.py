@@ -13,11 +13,15 @@ from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPa
 
 
 class Inputs(NamedTuple):
-    """Everything with a gradient, in the dtype of the sums, heads first."""
+    """Everything with a gradient, in the dtype of the sums, heads first.
+
+    Keys and values are the columns of matrices, since XLA's CPU compiler is slow in
+    products whose result has short rows, as their gradients would have.
+    """
 
     query: Float[Array, "N R H"]
-    key: Float[Array, "K S H"]
-    value: Float[Array, "K S Hv"]
+    key: Float[Array, "K H S"]
+    value: Float[Array, "K Hv S"]
     pre_kq_kernel: Float[Array, "N Cq Ck"] | None
     pre_head_kernel: Float[Array, "M Ch Ch"] | None
     post_kq_kernel: Float[Array, "N Cq2 Ck2"] | None
@@ -55,10 +59,10 @@ def attend_row_block(
       options: see there.
     """
     num_heads, num_rows, _ = inputs.query.shape
-    num_kv_heads, num_keys, _ = inputs.key.shape
+    num_kv_heads, _, num_keys = inputs.key.shape
 
     grouped = inputs.query.reshape(num_kv_heads, -1, *inputs.query.shape[1:])
-    logits = product("KGTH,KSH->KGTS", options.dtype, grouped, inputs.key)
+    logits = product("KGTH,KHS->KGTS", options.dtype, grouped, inputs.key)
     logits = inputs.scale * logits.reshape(num_heads, num_rows, num_keys)
     if inputs.pre_kq_kernel is not None or inputs.pre_head_kernel is not None:
         logits = jnp.where(allowed, logits, 0)
@@ -78,7 +82,7 @@ def attend_row_block(
         probs = dropout(probs, options.dropout_rate, dropout_key)
 
     grouped = probs.reshape(num_kv_heads, -1, *probs.shape[1:])
-    out = product("KGTS,KSH->KGTH", options.dtype, grouped, inputs.value)
+    out = product("KGTS,KHS->KGTH", options.dtype, grouped, inputs.value)
     return out.reshape(num_heads, *out.shape[2:])
 
 

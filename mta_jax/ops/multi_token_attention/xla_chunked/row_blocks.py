@@ -79,13 +79,16 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
     def heads_first(x: Array) -> Array:
         return x.astype(accumulate).transpose(0, 2, 1, 3)
 
+    def columns(x: Array) -> Array:
+        return x.astype(accumulate).transpose(0, 2, 3, 1)
+
     def kernel(x: Array | None) -> Array | None:
         return None if x is None else x.astype(accumulate)
 
     inputs = Inputs(
         query=heads_first(args.query),
-        key=heads_first(args.key),
-        value=heads_first(args.value),
+        key=columns(args.key),
+        value=columns(args.value),
         pre_kq_kernel=kernel(args.pre_kq_kernel),
         pre_head_kernel=kernel(args.pre_head_kernel),
         post_kq_kernel=kernel(args.post_kq_kernel),
@@ -220,10 +223,11 @@ def _example_gradient(
             return summed._replace(query=query), None
 
         seen = slice(0, stage.num_keys)
-        part = total._replace(key=total.key[:, seen], value=total.value[:, seen])
+        part = total._replace(key=total.key[..., seen], value=total.value[..., seen])
         part, _ = lax.scan(step, part, jnp.arange(stage.first, stage.end))
         total = part._replace(
-            key=total.key.at[:, seen].set(part.key), value=total.value.at[:, seen].set(part.value)
+            key=total.key.at[..., seen].set(part.key),
+            value=total.value.at[..., seen].set(part.value),
         )
     return total._replace(query=total.query[:, plan.halo : plan.halo + inputs.query.shape[1]])
 
@@ -255,8 +259,8 @@ class _Rows:
         """What block `index` reads."""
         return self._inputs._replace(
             query=self._cut(self.query, index, axis=1),
-            key=self._inputs.key[:, : stage.num_keys],
-            value=self._inputs.value[:, : stage.num_keys],
+            key=self._inputs.key[..., : stage.num_keys],
+            value=self._inputs.value[..., : stage.num_keys],
         )
 
     def attend(self, inputs: Inputs, stage: _Stage, index: Array) -> Array:

@@ -6,6 +6,7 @@ the gradient is written out: for the map it is the same sum with the taps revers
 the kernel a matrix product over windows of keys.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
+from mta_jax.ops.multi_token_attention.xla_chunked.materialize import materialized
 from mta_jax.typing import Array, Bool, Float, KeyPadding
 
 # Keys per window in the gradient of the kernel. Wider windows waste arithmetic on pairs
@@ -53,12 +55,17 @@ def shifted_convolution(
     return _convolve(edges, maps, kq_kernel, row_taps)
 
 
-def _convolve_primal(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
+    convolve = functools.partial(_shifted_sum, edges)
+    return materialized(convolve, kq_kernel[0, 0, 0], maps, kq_kernel, row_taps)
+
+
+def _shifted_sum(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
     num_heads, num_rows, num_keys = maps.shape
     _, query_size, key_size = kq_kernel.shape
     num_out = num_rows - query_size + 1
-    # A fusion that also pads tests borders at every tap; from memory it just reads.
-    padded = lax.optimization_barrier(jnp.pad(maps, ((0, 0), (0, 0), edges)))
+    padded = jnp.pad(maps, ((0, 0), (0, 0), edges))
     total = jnp.zeros((num_heads, num_out, num_keys), maps.dtype)
     for a in range(query_size):
         row = jnp.zeros_like(total)
@@ -66,7 +73,7 @@ def _convolve_primal(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Arr
             tap = lax.slice(padded, (0, a, b), (num_heads, a + num_out, b + num_keys))
             row += kq_kernel[:, a, b, None, None] * tap
         total += row if row_taps is None else jnp.where(row_taps[a, :, None], row, 0)
-    return lax.optimization_barrier(total)
+    return total
 
 
 def _map_gradient(edges: _Edges, dout: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
@@ -77,20 +84,20 @@ def _map_gradient(edges: _Edges, dout: Array, kq_kernel: Array, row_taps: Array 
     reversed_edges = _Edges(edges.after, edges.before)
     padded = jnp.pad(dout, ((0, 0), *rows))
     if row_taps is None:
-        return _convolve_primal(reversed_edges, padded, reversed_kernel, None)
+        return _shifted_sum(reversed_edges, padded, reversed_kernel, None)
     # What a tap may read, it may be read by: its rule moves with the row it is about.
     total = jnp.zeros((), dout.dtype)
     for a in range(query_size):
         allowed = jnp.where(row_taps[a, :, None], dout, 0)
         shifted = jnp.pad(allowed, ((0, 0), (a, query_size - 1 - a), (0, 0)))
-        total += _convolve_primal(
+        total += _shifted_sum(
             reversed_edges, shifted, reversed_kernel[:, query_size - 1 - a, None], None
         )
     return total
 
 
 def _kernel_gradient(
-    edges: _Edges, maps: Array, dout: Array, kq_shape: tuple[int, ...], row_taps: Array | None
+    edges: _Edges, kq_shape: tuple[int, ...], maps: Array, dout: Array, row_taps: Array | None
 ) -> Array:
     """``dkernel[a, b] = sum_ij dout[i, j] * maps[i + a, j + b]`` through windows of keys.
 
@@ -146,12 +153,13 @@ def _backward(
     edges: _Edges, residuals: tuple[Array, Array, Array | None], dout: Array
 ) -> tuple[Array, Array, None]:
     maps, kq_kernel, row_taps = residuals
+    to_maps = functools.partial(_map_gradient, edges)
+    to_kernel = functools.partial(_kernel_gradient, edges, kq_kernel.shape)
     return (
-        _map_gradient(edges, dout, kq_kernel, row_taps),
-        _kernel_gradient(edges, maps, dout, kq_kernel.shape, row_taps),
+        materialized(to_maps, kq_kernel[0, 0, 0], dout, kq_kernel, row_taps),
+        materialized(to_kernel, kq_kernel[0, 0, 0], maps, dout, row_taps),
         None,
     )
 
 
-_convolve = jax.custom_vjp(_convolve_primal, nondiff_argnums=(0,))
 _convolve.defvjp(_forward, _backward)

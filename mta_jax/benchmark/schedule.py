@@ -37,7 +37,7 @@ _MATMUL = re.compile(r"= vmatmul\.")
 # The counter after its step, compared with a constant, by the name of the predicate.
 _EXIT_TEST = re.compile(r"%(\w+) = scmp\.ge\.s32\.totalorder %(s\w+), (\d+) /\* loop exit test \*/")
 # Constants in scalar registers. The name ends in the register: %s257_s23 lives in s23.
-_STEP = re.compile(r"%(s\w+) = sadd\.s32 (\d+), ")
+_STEP = re.compile(r"%(s\w+) = sadd\.s32 (\d+), %s\w+_(s\d+)")
 _START = re.compile(r"%s\w+_(s\d+) = smov (?:\(!?%\w+\), )?(\d+)\b")
 
 
@@ -178,9 +178,12 @@ def _trips(bundles: list[str], branch: int, target: int, predicate: str | None) 
     if test is None:
         return None
     step = next((step for step in _STEP.finditer(body) if step[1] == test[2]), None)
-    register = test[2].rpartition("_")[2]
-    starts = [start for start in _START.finditer(before) if start[1] == register]
-    if step is None or not starts:
+    if step is None:
+        return None
+    # Before and after the step the counter may be in different registers.
+    registers = (step[3], step[1].rpartition("_")[2])
+    starts = [start for start in _START.finditer(before) if start[1] in registers]
+    if not starts:
         return None
     return math.ceil((int(test[3]) - int(starts[-1][2])) / int(step[2]))
 

@@ -290,7 +290,8 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
         figures = _figures(outcomes, outcome)
         head = (outcome.topology, outcome.kernel, "", "")
         if "failure" in figures:
-            table.add_row(*head, "", "failed", "")
+            too_large = isinstance(outcome.failure, OutOfMemoryError)
+            table.add_row(*head, "", "too large" if too_large else "failed", "")
             notes.append(f"{outcome.kernel} on {outcome.topology}: {outcome.failure}")
             continue
         table.add_row(

@@ -23,7 +23,9 @@ from mta_jax.errors import UserError
 
 _PALLAS_CALL = re.compile(r'%(\S+) = .*custom_call_target="tpu_custom_call".*')
 _ESTIMATED_BYTES = re.compile(r'"cost_estimate":\{[^}]*"bytes_accessed":"(\d+)"')
-_OUT_OF_MEMORY = re.compile(r"Ran out of memory in memory space (\w+)\. Used (\S+) of (\S+)")
+# VMEM, which a kernel chooses to fill, is none of this.
+_OUT_OF_MEMORY = re.compile(r"Ran out of memory (?:in memory space|on) hbm\b.*", re.IGNORECASE)
+_LONGEST_MESSAGE = 300
 _RESULT = "result.json"
 
 
@@ -182,10 +184,9 @@ def _main(request: str) -> None:
         # Whatever the compiler dislikes is to be one line in the report of many programs.
         message = str(error).strip() or type(error).__name__
         if out_of_memory := _OUT_OF_MEMORY.search(message):
-            memory, used, available = out_of_memory.groups()
-            content = {"does_not_fit": f"needs {used} of {available.rstrip('.')} {memory}"}
+            content = {"does_not_fit": out_of_memory[0][:_LONGEST_MESSAGE]}
         else:
-            content = {"error": message.splitlines()[0]}
+            content = {"error": " ".join(message.split())[:_LONGEST_MESSAGE]}
     Path(folder, _RESULT).write_text(json.dumps(content), encoding="utf-8")
 
 

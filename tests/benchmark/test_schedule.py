@@ -29,8 +29,8 @@ def work(num_bundles, num_matmuls=0):
 def loop(start, body, trips, register="s5", predicate="p7_p8"):
     """A counted loop. Its counter starts before it, in `counter_at_zero`."""
     test = [
-        f"%s30_{register} = sadd.s32 1, %s31_{register}  ;;  %v1_v1 = vld [vmem:[%s3_s4]]",
-        f"%{predicate} = scmp.ge.s32.totalorder %s30_{register}, {trips} /* loop exit test */",
+        f"%s30_{register}0 = sadd.s32 1, %s31_{register}  ;;  %v1_v1 = vld [vmem:[%s3_s4]]",
+        f"%{predicate} = scmp.ge.s32.totalorder %s30_{register}0, {trips} /* loop exit test */",
     ]
     return [*body, *test, *branch(start, f"(!%{predicate}) ")]
 

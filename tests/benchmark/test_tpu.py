@@ -199,14 +199,14 @@ def test_splash_takes_the_cycles_it_is_known_to_take(topology, forward, backward
     assert [row.role for row in rows] == ["forward", "backward"]
     assert [row.cycles for row in rows] == pytest.approx([forward, backward], rel=0.1)
     assert all(row.certain and 0 < row.step_cycles < 0.5 * row.cycles for row in rows)
-    assert 0 < program.temp_bytes < 2**27
+    assert program.temp_bytes < 2**27
     assert program.xla_bytes > 0
 
 
 @pytest.mark.aot
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu: pip install 'mta-jax[tpu]'")
-def test_a_kernel_that_the_compiler_refuses_is_one_line():
-    huge = Shapes(num_heads=1, length=128, head_size=2**20, dtype="float32", direction="forward")
-    with pytest.raises(UserError) as error:
-        compile_in_subprocess("splash", "v5e", huge, timeout=300.0)
+def test_what_a_kernel_refuses_is_one_line():
+    odd = Shapes(num_heads=1, length=96, head_size=128, dtype="bfloat16", direction="forward")
+    with pytest.raises(UserError, match="128") as error:
+        compile_in_subprocess("splash", "v5e", odd, timeout=300.0)
     assert "\n" not in str(error.value)

@@ -19,7 +19,16 @@ ALLOWED = {
     "viz": {"typing", "ops"},
     "data": set(),
     "training": {"typing", "errors", "models", "inference", "viz", "data"},
-    "benchmark": {"errors", "command_line", "ops"},
+    "benchmark": {
+        "typing",
+        "errors",
+        "command_line",
+        "ops",
+        "layers",
+        "models",
+        "data",
+        "training",
+    },
 }
 
 

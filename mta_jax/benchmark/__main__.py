@@ -2,14 +2,15 @@
 
 import sys
 
-from mta_jax.benchmark import attention
+from mta_jax.benchmark import attention, tpu
 from mta_jax.errors import UserError
 
-BENCHMARKS = {"attention": attention.main}
+BENCHMARKS = {"attention": attention.main, "tpu": tpu.main}
 
 USAGE = f"""usage: python -m mta_jax.benchmark NAME [--setting value]
 
 attention  time and memory of the attention op on the device at hand
+tpu        what the TPU compiler says about kernels; no TPU needed (extra `tpu`)
 
 python -m mta_jax.benchmark NAME --help lists the settings. Names: {", ".join(BENCHMARKS)}."""
 
@@ -26,13 +27,13 @@ def main(arguments: list[str]) -> int:
         )
         return 2
     try:
-        BENCHMARKS[arguments[0]](arguments[1:])
+        return BENCHMARKS[arguments[0]](arguments[1:])
     except UserError as error:
         print(f"mta_jax.benchmark: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        print("mta_jax.benchmark: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

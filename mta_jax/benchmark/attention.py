@@ -113,8 +113,8 @@ class Measurement:
     gradient_bytes: int | None
 
 
-def main(arguments: list[str]) -> None:
-    """Measures, prints a table and writes the JSON file that is asked for.
+def main(arguments: list[str]) -> int:
+    """Measures, prints a table and writes the JSON file that is asked for; returns 0.
 
     Raises:
       UserError: where PyTorch is asked for and missing, or a file cannot be written.
@@ -142,6 +142,7 @@ def main(arguments: list[str]) -> None:
             Path(config.json).write_text(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"json {config.json}: cannot be written ({error.strerror})") from None
+    return 0
 
 
 def measure(config: AttentionBenchmarkConfig) -> list[Measurement]:

@@ -34,6 +34,8 @@ def unknown_setting(name: str, config_class: Any) -> str:
     """
     section, _, field = name.rpartition(".")
     known = [*_field_types(config_class), "config", "dry_run", "print_config"]
+    # A command without dry runs may be given one.
+    known = [other for other in known if other != name]
     siblings = {
         other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section
     }

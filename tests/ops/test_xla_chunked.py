@@ -10,6 +10,7 @@ import pytest
 
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.xla_chunked import row_blocks
+from mta_jax.ops.target import targeting
 from tests.ops.attention_suite import (
     FULL,
     PACKED,
@@ -81,7 +82,7 @@ def test_lengths_and_kernel_sizes(case):
 
 
 @parametrize_cases(FULL, PACKED)
-def test_examples_all_at_once_are_examples_one_by_one(case, monkeypatch):
+def test_examples_all_at_once_are_examples_one_by_one(case):
     """What a CPU does, and what an accelerator does."""
     arrays = case.arrays()
     attend = functools.partial(
@@ -95,12 +96,14 @@ def test_examples_all_at_once_are_examples_one_by_one(case, monkeypatch):
         return jax.device_get(call(arrays, case.cotangent()))
 
     one_by_one = run()
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with targeting("tpu"):
+        all_at_once = run()
     assert_as_accurate_as_plain(
-        {name: x[None] for name, x in run().items()},
+        {name: x[None] for name, x in all_at_once.items()},
         *(jax.tree.map(lambda x: x[:1], x) for x in float32_yardsticks(case)),
     )
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), run(), one_by_one)
+    for name, expected in one_by_one.items():
+        np.testing.assert_allclose(all_at_once[name], expected, atol=1e-4)
 
 
 def test_traced_offset_sees_the_same_keys():

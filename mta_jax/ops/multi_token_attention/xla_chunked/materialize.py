@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mta_jax.ops.target import target_platform
 from mta_jax.typing import Array, Float
 
 
@@ -23,7 +24,7 @@ def materialized(
       scalar: any element of a parameter. Where it is NaN, so is the whole result.
       *arrays: arguments of `function`.
     """
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return lax.optimization_barrier(function(*arrays))
     out = jax.eval_shape(function, *arrays)
     return lax.cond(

@@ -17,6 +17,7 @@ from mta_jax.ops.multi_token_attention.xla_chunked.row_block import (
     attend_row_block,
     halo,
 )
+from mta_jax.ops.target import target_platform
 from mta_jax.typing import Array, Bool, DropoutKey, Float, Int
 
 # The map of one block should stay near the processor: in a core's cache on a CPU, where
@@ -112,7 +113,7 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
 
 def _plan(args: Arguments) -> _Plan:
     batch, query_length, num_heads, _ = args.query.shape
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = target_platform() == "cpu"
     block_bytes = _BLOCK_BYTES["cpu" if on_cpu else "accelerator"]
     row_bytes = 4 * num_heads * args.key.shape[1]
     rows = min(max(block_bytes // row_bytes // 8 * 8, _MIN_ROWS), _MAX_ROWS, query_length)

@@ -1,0 +1,316 @@
+"""`python -m mta_jax.benchmark tpu`: what attention kernels cost on a TPU, without one.
+
+Each kernel is compiled ahead of time by the real TPU compiler, libtpu. The report holds
+what the compiler knows: memory, bytes accessed, and the static cycles of Pallas kernels
+(`mta_jax.benchmark.schedule` says what those count). All of it is an estimate: nothing
+is run.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mta_jax.benchmark.topologies import TopologyName, check_libtpu
+from mta_jax.benchmark.tpu_compile import Compiled, OutOfMemoryError, compile_in_subprocess
+from mta_jax.benchmark.tpu_kernels import KERNELS, YARDSTICK, Direction, Shapes
+from mta_jax.command_line import parse
+from mta_jax.errors import UserError
+from mta_jax.training.memory import spell_bytes
+from mta_jax.training.run_folder import write_atomically
+
+_PROG = "python -m mta_jax.benchmark tpu"
+
+_CAVEAT = (
+    "Estimates from a compiled schedule; nothing was run. Cycles are bundles, per 128 x 128 "
+    "logits per head: of an interior tile, and what a step of the grid takes besides. DMA "
+    "waits, memory bandwidth and clock rates are not in them. Bytes accessed are XLA's cost "
+    "model of the part outside Pallas kernels, which counts the body of a loop once."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TpuBenchmarkConfig:
+    """What to compile: causal self-attention of one sequence."""
+
+    topologies: list[TopologyName] = dataclasses.field(default_factory=lambda: ["v5e", "v6e"])
+    """TPUs to compile for; one core of each."""
+
+    kernels: list[str] = dataclasses.field(default_factory=lambda: list(KERNELS))
+    """Kernels to compile. `splash` is JAX's own attention, and what others are compared
+    with; `xla` is multi-token attention with all four mixing steps."""
+
+    direction: Direction = "forward"
+    """Forward pass only, or with the gradients towards all arguments."""
+
+    num_heads: int = 16
+    """Heads, for queries and keys alike."""
+
+    length: int = 4096
+    """Positions; a multiple of 128."""
+
+    head_size: int = 128
+    """Size of a head."""
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of queries, keys and values."""
+
+    json: str | None = None
+    """File to write the figures to as well."""
+
+    timeout: float = 600.0
+    """Seconds after which a compilation is given up."""
+
+    def __post_init__(self) -> None:
+        for name in ("topologies", "kernels"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} {values}: name at least one, each once")
+        for kernel in self.kernels:
+            if kernel not in KERNELS:
+                raise ValueError(f"kernels {kernel}: must be among {', '.join(KERNELS)}")
+        for name in ("num_heads", "head_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.length < 128 or self.length % 128:
+            raise ValueError(f"length {self.length}: must be a multiple of 128")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout {self.timeout}: must be above 0")
+
+    @property
+    def shapes(self) -> Shapes:
+        """What each kernel is compiled for."""
+        names = (field.name for field in dataclasses.fields(Shapes))
+        return Shapes(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """Static cycles of one Pallas kernel. Cycles are per 128 x 128 logits per head."""
+
+    name: str
+    """The kernel's name in the compiled program."""
+
+    role: Literal["forward", "backward"] | None
+    """The pass it is the main kernel of; None for one that prepares or finishes, whose
+    cycles are spread over all the logits that a causal mask leaves."""
+
+    cycles: float | None
+    """Of an interior tile; None where the number of grid steps is not known."""
+
+    step_cycles: float | None
+    """What a step of the grid takes besides."""
+
+    other_regions: tuple[float, ...]
+    """Of other regions with matrix products, which `cycles` leaves out: tiles on the
+    diagonal, say. Per 128 x 128 logits of a whole tile."""
+
+    certain: bool
+    """Whether the schedule could be read by the rule (see `HotPath.certain`)."""
+
+    @property
+    def total(self) -> float | None:
+        """Both kinds of cycles."""
+        return (
+            None
+            if self.cycles is None or self.step_cycles is None
+            else self.cycles + self.step_cycles
+        )
+
+
+def rows_of(compiled: Compiled, shapes: Shapes) -> list[Row]:
+    """Puts the cycles of each Pallas kernel in relation to the logits.
+
+    Args:
+      compiled: what the compiler says of the program.
+      shapes: what the program is compiled for.
+
+    Returns:
+      One row for each Pallas kernel, in the order of the program.
+    """
+    causal_blocks = shapes.num_heads * shapes.length * (shapes.length + 1) / 2 / 128**2
+    rows = []
+    for kernel in compiled.pallas_kernels:
+        path, tile = kernel.hot_path, kernel.tile
+        if tile is not None:
+            share: float | None = 1 / tile.blocks
+        else:
+            share = None if path.steps is None else path.steps / causal_blocks
+        rows.append(
+            Row(
+                name=kernel.name,
+                role=tile.role if tile else None,
+                cycles=None if share is None else path.cycles * share,
+                step_cycles=None if share is None else path.step_cycles * share,
+                other_regions=() if tile is None else tuple(n / tile.blocks for n in path.others),
+                certain=path.certain,
+            )
+        )
+    return rows
+
+
+def ratio(rows: list[Row], yardstick: list[Row]) -> float | None:
+    """How many times the cycles of other rows some rows take; None if any is not known."""
+    ours, theirs = ([row.total for row in side] for side in (rows, yardstick))
+    if not ours or not theirs or None in ours or None in theirs:
+        return None
+    return sum(total or 0 for total in ours) / sum(total or 0 for total in theirs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What became of one kernel on one TPU."""
+
+    kernel: str
+    topology: TopologyName
+    compiled: Compiled | None = None
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    failure: UserError | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: the command line after `tpu`.
+
+    Returns:
+      The exit code: 0, also where a program needs more memory than there is, which is a
+      finding; 1 if something did not compile otherwise.
+
+    Raises:
+      UserError: where libtpu is missing, or a file cannot be written.
+    """
+    config, _ = parse(
+        TpuBenchmarkConfig,
+        arguments,
+        prog=_PROG,
+        description="Compile attention for a TPU that need not be there; report estimates.",
+        has_dry_run=False,
+    )
+    check_libtpu()
+    outcomes = _compile_all(config)
+    _print_report(config, outcomes)
+    if config.json is not None:
+        _write_json(config, outcomes)
+    failures = [outcome.failure for outcome in outcomes if outcome.failure]
+    return int(any(not isinstance(failure, OutOfMemoryError) for failure in failures))
+
+
+def _compile_all(config: TpuBenchmarkConfig) -> list[_Outcome]:
+    if config.json is not None and not Path(config.json).expanduser().parent.is_dir():
+        raise UserError(f"json {config.json}: there is no such folder")
+    progress = Console(stderr=True, highlight=False)
+    outcomes = []
+    for topology in config.topologies:
+        for kernel in config.kernels:
+            progress.print(f"compiling {kernel} for {topology}")
+            try:
+                compiled = compile_in_subprocess(
+                    kernel, topology, config.shapes, timeout=config.timeout
+                )
+            except UserError as failure:
+                outcome = _Outcome(kernel=kernel, topology=topology, failure=failure)
+            else:
+                rows = rows_of(compiled, config.shapes)
+                outcome = _Outcome(kernel=kernel, topology=topology, compiled=compiled, rows=rows)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _yardstick_rows(outcomes: list[_Outcome], topology: TopologyName) -> list[Row]:
+    """The rows of the yardstick on a TPU; none if it was not compiled."""
+    return [
+        row
+        for outcome in outcomes
+        if (outcome.kernel, outcome.topology) == (YARDSTICK, topology)
+        for row in outcome.rows
+    ]
+
+
+def _figures(outcomes: list[_Outcome], outcome: _Outcome) -> dict[str, Any]:
+    """Everything that is reported of a kernel on a TPU, ready for JSON."""
+    yardstick = _yardstick_rows(outcomes, outcome.topology)
+    content: dict[str, Any] = {"kernel": outcome.kernel, "topology": outcome.topology}
+    if outcome.compiled is None:
+        return content | {"failure": str(outcome.failure)}
+    return content | {
+        "temp_bytes": outcome.compiled.temp_bytes,
+        "xla_bytes_accessed": outcome.compiled.xla_bytes,
+        "pallas_kernels": [
+            dataclasses.asdict(row)
+            | {"vs_splash": ratio([row], [r for r in yardstick if r.role and r.role == row.role])}
+            for row in outcome.rows
+        ],
+        "all_pallas_kernels_vs_splash": ratio(outcome.rows, yardstick),
+    }
+
+
+def _describe(config: TpuBenchmarkConfig) -> dict[str, Any]:
+    """What the figures depend on."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    return versions | dataclasses.asdict(config.shapes)
+
+
+def _write_json(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
+    assert config.json is not None
+    content = {
+        "note": _CAVEAT,
+        **_describe(config),
+        "programs": [_figures(outcomes, outcome) for outcome in outcomes],
+    }
+    try:
+        write_atomically(Path(config.json).expanduser(), json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"json {config.json}: {error.strerror}") from error
+
+
+def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
+    title = ", ".join(f"{name} {value}" for name, value in _describe(config).items())
+    table = Table(title=f"Compiled, not run: {title}", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("TPU")
+    table.add_column("kernel", overflow="fold")
+    for name in ("cycles", "+ step", "vs splash", "temp memory", "XLA bytes"):
+        table.add_column(name, justify="right")
+    notes = []
+    for outcome in outcomes:
+        figures = _figures(outcomes, outcome)
+        head = (outcome.topology, outcome.kernel, "", "")
+        if "failure" in figures:
+            too_large = isinstance(outcome.failure, OutOfMemoryError)
+            table.add_row(*head, "", "too large" if too_large else "failed", "")
+            notes.append(f"{outcome.kernel} on {outcome.topology}: {outcome.failure}")
+            continue
+        table.add_row(
+            *head,
+            _spell(figures["all_pallas_kernels_vs_splash"], 2),
+            spell_bytes(figures["temp_bytes"]),
+            spell_bytes(figures["xla_bytes_accessed"]),
+        )
+        for row in figures["pallas_kernels"]:
+            table.add_row(
+                "",
+                f"  {row['name']}",
+                ("" if row["certain"] else "~") + _spell(row["cycles"], 1),
+                _spell(row["step_cycles"], 1),
+                _spell(row["vs_splash"], 2),
+            )
+            where = f"{row['name']} on {outcome.topology}"
+            if row["other_regions"]:
+                others = ", ".join(f"{cycles:.1f}" for cycles in row["other_regions"])
+                notes.append(f"{where}: other tiles take {others} cycles")
+            if not row["certain"]:
+                notes.append(f"{where}: ~ a guess, see HotPath.certain")
+    console = Console(highlight=False)
+    console.print(table)
+    for note in [*notes, _CAVEAT]:
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def _spell(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,197 @@
+"""Compiles one program for a TPU that need not be there; a process of its own.
+
+libtpu reads its flags once, when it is first used, so each program that is to leave a
+schedule behind gets a fresh process. `compile_in_subprocess` starts it.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mta_jax.benchmark.schedule import HotPath, find_hot_path, parse_schedule
+from mta_jax.benchmark.topologies import ENVIRONMENT, TopologyName, abstract_mesh
+from mta_jax.benchmark.tpu_kernels import KERNELS, Shapes, Tile
+from mta_jax.errors import UserError
+from mta_jax.ops.target import targeting
+
+_PALLAS_CALL = re.compile(r'%(\S+) = .*custom_call_target="tpu_custom_call".*')
+_ESTIMATED_BYTES = re.compile(r'"cost_estimate":\{[^}]*"bytes_accessed":"(\d+)"')
+# VMEM, which a kernel chooses to fill, is none of this.
+_OUT_OF_MEMORY = re.compile(r"Ran out of memory (?:in memory space|on) hbm\b.*", re.IGNORECASE)
+_LONGEST_MESSAGE = 300
+_RESULT = "result.json"
+
+
+class OutOfMemoryError(UserError):
+    """The program needs more memory than the device has: a finding, no mistake."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PallasKernel:
+    """A Pallas kernel of a compiled program."""
+
+    name: str
+    """Name of its instruction in the compiled program."""
+
+    tile: Tile | None
+    """What its hot region computes; None for one that prepares or finishes."""
+
+    hot_path: HotPath
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What the compiler says of a program, for one device."""
+
+    temp_bytes: int
+    """Memory in HBM besides arguments and outputs."""
+
+    xla_bytes: int
+    """Bytes accessed by the part outside Pallas kernels, in XLA's cost model, which counts
+    the body of a loop once."""
+
+    pallas_kernels: list[PallasKernel]
+
+
+def compile_in_subprocess(
+    kernel: str, topology: TopologyName, shapes: Shapes, *, timeout: float
+) -> Compiled:
+    """Compiles a kernel of the registry in a process of its own.
+
+    The flags in this process's `XLA_FLAGS` and `LIBTPU_INIT_ARGS` are not passed on:
+    figures are those of the compiler's defaults. The compiler's dumps lie in a temporary
+    folder meanwhile.
+
+    Args:
+      kernel: name in `KERNELS`.
+      topology: the TPU to compile for.
+      shapes: what to compile it for.
+      timeout: seconds after which it is given up.
+
+    Raises:
+      OutOfMemoryError: if the program needs more memory than the TPU has.
+      UserError: if it does not compile otherwise, or not in time.
+    """
+    with tempfile.TemporaryDirectory(prefix="mta-jax-schedules-") as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        environment |= ENVIRONMENT
+        # A program from the cache would leave no schedule behind.
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        request = json.dumps([kernel, topology, dataclasses.asdict(shapes), folder])
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", __name__, request],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"not compiled within {timeout:g} seconds") from None
+        result = Path(folder, _RESULT)
+        if not result.exists():
+            last_words = process.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise UserError(f"the compiler ended with {process.returncode}: {last_words[0]}")
+        content = json.loads(result.read_text(encoding="utf-8"))
+    if "does_not_fit" in content:
+        raise OutOfMemoryError(content["does_not_fit"])
+    if "error" in content:
+        raise UserError(content["error"])
+    content["pallas_kernels"] = [
+        PallasKernel(
+            name=kernel["name"],
+            tile=kernel["tile"] and Tile(**kernel["tile"]),
+            hot_path=HotPath(**kernel["hot_path"]),
+        )
+        for kernel in content["pallas_kernels"]
+    ]
+    return Compiled(**content)
+
+
+def _compile(kernel: str, topology: TopologyName, shapes: Shapes, folder: Path) -> Compiled:
+    """Compiles in this process, whose libtpu may not have been used before."""
+    program = KERNELS[kernel](shapes)
+    os.environ["LIBTPU_INIT_ARGS"] = _dump_flags(folder) if program.tiles else ""
+    sharding = NamedSharding(abstract_mesh(topology), PartitionSpec())
+    arguments = [
+        jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=sharding)
+        for argument in program.arguments
+    ]
+    with targeting("tpu"):
+        lowered = jax.jit(program.function).lower(*arguments)
+    compiled = lowered.compile()
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    if memory is None or cost is None or text is None:
+        raise UserError("this libtpu tells neither memory nor cost")
+    calls = list(_PALLAS_CALL.finditer(text))
+    # What the authors of Pallas kernels declare is part of the sum.
+    declared = sum(int(size) for call in calls for size in _ESTIMATED_BYTES.findall(call[0]))
+    return Compiled(
+        temp_bytes=memory.temp_size_in_bytes,
+        xla_bytes=round(cost["bytes accessed"]) - declared,
+        pallas_kernels=[
+            PallasKernel(
+                name=call[1],
+                tile=next(
+                    (t for name, t in program.tiles.items() if call[1].startswith(name)), None
+                ),
+                hot_path=_read_hot_path(folder, call[1]),
+            )
+            for call in calls
+        ],
+    )
+
+
+def _dump_flags(folder: Path) -> str:
+    """Flags of libtpu that write schedules to a folder.
+
+    They are only for programs with Pallas kernels: a large program of XLA's takes
+    minutes longer with them.
+    """
+    return (
+        f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true "
+        # Of some seventy listings for each part of the program.
+        "--xla_jf_dump_llo_pass_label_regex=(packed-bundles-post-ra|pre-delay.*)"
+    )
+
+
+def _read_hot_path(folder: Path, name: str) -> HotPath:
+    """The hot path of a Pallas kernel, from what libtpu wrote."""
+    listings = list(folder.glob(f"*-{name}-*[0-9]-packed-bundles-post-ra.txt"))
+    if not listings:
+        raise UserError(f"libtpu wrote no schedule of the Pallas kernel {name}")
+    # One row per bundle, and complete where the listing is cut.
+    tables = list(folder.glob(f"*-{name}-*-pre-delay_hlo-static-per-bundle-utilization.txt"))
+    num_bundles = None
+    if tables:
+        rows = tables[0].read_text(encoding="utf-8").partition("== UTILIZATION:\n")[2]
+        num_bundles = len(rows.splitlines())
+    return find_hot_path(parse_schedule(listings[0].read_text(encoding="utf-8"), num_bundles))
+
+
+def _main(request: str) -> None:
+    """Writes what became of a request to a file in its folder."""
+    kernel, topology, shapes, folder = json.loads(request)
+    try:
+        compiled = _compile(kernel, topology, Shapes(**shapes), Path(folder))
+        content = dataclasses.asdict(compiled)
+    except Exception as error:
+        # Whatever the compiler dislikes is to be one line in the report of many programs.
+        message = str(error).strip() or type(error).__name__
+        if out_of_memory := _OUT_OF_MEMORY.search(message):
+            content = {"does_not_fit": out_of_memory[0][:_LONGEST_MESSAGE]}
+        else:
+            content = {"error": " ".join(message.split())[:_LONGEST_MESSAGE]}
+    Path(folder, _RESULT).write_text(json.dumps(content), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,164 @@
+"""The kernels that `python -m mta_jax.benchmark tpu` compiles.
+
+A kernel is a function from shapes to a `Program`; adding one means writing that function
+and naming it in `KERNELS`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+
+from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
+from mta_jax.typing import Array
+
+Direction = Literal["forward", "forward+backward"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What every kernel is compiled for: causal self-attention of one sequence."""
+
+    num_heads: int
+    length: int
+    head_size: int
+    dtype: str
+    direction: Direction
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """The logits that one run of a Pallas kernel's hot region computes."""
+
+    role: Literal["forward", "backward"]
+    """The pass it is the main kernel of; ratios compare kernels of one role."""
+
+    heads: int
+    queries: int
+    keys: int
+
+    @property
+    def blocks(self) -> float:
+        """Size in units of 128 x 128 logits of one head."""
+        return self.heads * self.queries * self.keys / 128**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What to compile, and how to read its Pallas kernels."""
+
+    function: Callable[..., Any]
+
+    arguments: tuple[jax.ShapeDtypeStruct, ...]
+    """Shapes and dtypes, without a sharding."""
+
+    tiles: Mapping[str, Tile] = dataclasses.field(default_factory=dict)
+    """Tile of each main kernel, by the start of its name; empty where there is no Pallas
+    kernel at all. Further Pallas kernels prepare or finish, and their cycles are spread
+    over all the logits."""
+
+
+def splash(shapes: Shapes) -> Program:
+    """JAX's own attention kernel for TPUs, the yardstick; its backward pass is the fused one.
+
+    It takes queries that are scaled already. Block sizes are the best of those tried on
+    v5e and v6e at head size 128 (512 to 2048 each, 512 and 1024 keys at once): with blocks
+    of 2048 keys a logit takes 5 % fewer cycles, but a causal mask over 4,096 positions
+    then leaves 20 % more of them to compute.
+    """
+    block = _largest_block(shapes.length, 1024)
+    keys_at_once = min(block, 512)
+    kernel = splash_attention.make_splash_mha_single_device(
+        splash_attention.MultiHeadMask(
+            [splash_attention.CausalMask((shapes.length, shapes.length))] * shapes.num_heads
+        ),
+        block_sizes=splash_attention.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=keys_at_once,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=keys_at_once,
+            use_fused_bwd_kernel=True,
+        ),
+    )
+
+    def attention(query: Array, key: Array, value: Array) -> Array:
+        return kernel(query, key, value)
+
+    sequence = (shapes.num_heads, shapes.length, shapes.head_size)
+    return Program(
+        _in_direction(attention, shapes.direction),
+        (jax.ShapeDtypeStruct(sequence, shapes.dtype),) * 3,
+        {
+            "splash_mha_fwd": Tile("forward", 1, block, block),
+            "splash_mha_dkv": Tile("backward", 1, block, block),
+        },
+    )
+
+
+def _full_mta(implementation: Implementation, shapes: Shapes) -> Program:
+    """An implementation of multi-token attention with all four mixing steps."""
+    sequence = (1, shapes.length, shapes.num_heads, shapes.head_size)
+    key_query_kernel = jax.ShapeDtypeStruct((shapes.num_heads, 6, 11), jnp.float32)
+    head_kernel = jax.ShapeDtypeStruct((1, shapes.num_heads, shapes.num_heads), jnp.float32)
+
+    def attention(
+        query: Array,
+        key: Array,
+        value: Array,
+        pre_kq_kernel: Array,
+        pre_head_kernel: Array,
+        post_kq_kernel: Array,
+        post_head_kernel: Array,
+    ) -> Array:
+        return multi_token_attention(
+            query,
+            key,
+            value,
+            pre_kq_kernel=pre_kq_kernel,
+            pre_head_kernel=pre_head_kernel,
+            post_kq_kernel=post_kq_kernel,
+            post_head_kernel=post_head_kernel,
+            implementation=implementation,
+        )
+
+    return Program(
+        _in_direction(attention, shapes.direction),
+        (jax.ShapeDtypeStruct(sequence, shapes.dtype),) * 3 + (key_query_kernel, head_kernel) * 2,
+    )
+
+
+KERNELS: dict[str, Callable[[Shapes], Program]] = {
+    "splash": splash,
+    "xla": functools.partial(_full_mta, "xla"),
+    "xla_chunked": functools.partial(_full_mta, "xla_chunked"),
+}
+"""Every kernel by name."""
+
+YARDSTICK = "splash"
+"""The kernel that the others' cycles are divided by."""
+
+
+def _in_direction(forward: Callable[..., Array], direction: Direction) -> Callable[..., Any]:
+    """The function itself, or its output and its gradients towards all arguments."""
+    if direction == "forward":
+        return forward
+
+    def forward_and_backward(*arguments: Array) -> tuple[Array, ...]:
+        out, backward = jax.vjp(forward, *arguments)
+        # Any cotangent of the right shape will do: nothing is run.
+        return out, *backward(out)
+
+    return forward_and_backward
+
+
+def _largest_block(length: int, limit: int) -> int:
+    """The largest block that divides the length, of `limit`, half of it, and so on."""
+    while length % limit:
+        limit //= 2
+    return limit

@@ -1,5 +1,6 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,5 +80,6 @@ def test_torch_computes_the_same(kind):
     config = attention.AttentionBenchmarkConfig(num_heads=2, head_size=4, kq_kernel_size=(2, 3))
     arrays = attention._arrays(config, kind, 12)
     theirs = torch_attention.attend(**{name: torch.tensor(x) for name, x in arrays.items()})
+    arrays = {name: jnp.asarray(x) for name, x in arrays.items()}
     ours = multi_token_attention(**arrays, implementation="xla")
-    np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
+    np.testing.assert_allclose(theirs.detach().numpy(), ours, atol=1e-5)

@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
+from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 from mta_jax.ops.multi_token_attention.reference import reference
 from mta_jax.ops.multi_token_attention.xla import xla
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 _logger = logging.getLogger(__name__)
 
-Implementation = Literal["reference", "xla"]
+Implementation = Literal["reference", "xla", "pallas_tpu"]
 
 IMPLEMENTATIONS: dict[str, Callable[[Arguments], tuple[Array, Array | None]]] = {
     "reference": reference,
     "xla": xla,
+    "pallas_tpu": pallas_tpu,
 }
 """Every implementation by name. Arguments reach it checked; one that cannot serve
 a call raises NotImplementedError, naming the limit."""

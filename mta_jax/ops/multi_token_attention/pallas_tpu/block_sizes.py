@@ -1,0 +1,45 @@
+"""Block sizes and memory by generation of TPU."""
+
+import dataclasses
+
+from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, round_up
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockSizes:
+    """Tiles of the kernels, in positions; multiples of 128.
+
+    Args:
+      forward: rows and columns of a tile of the forward kernel.
+      forward_columns: columns that it takes at a time; divides `forward`.
+      backward: rows and columns of a tile of the backward kernel.
+      vmem_limit_bytes: memory that a kernel may ask for.
+    """
+
+    forward: int = 1024
+    forward_columns: int = 512
+    backward: int = 512
+    vmem_limit_bytes: int = 64 * 2**20
+
+    def fit(self, length: int) -> tuple["BlockSizes", int]:
+        """Tiles for a sequence, and its length padded to whole tiles.
+
+        Short sequences get one tile that holds them, and lengths that large forward tiles
+        would pad much get smaller ones.
+        """
+        backward = LANES
+        while backward < min(length, self.backward):
+            backward *= 2
+        backward = min(backward, self.backward)
+        padded = round_up(length, backward)
+        forward = backward if padded % self.forward else self.forward
+        columns = self.forward_columns if forward % self.forward_columns == 0 else forward
+        sizes = dataclasses.replace(
+            self, forward=forward, forward_columns=columns, backward=backward
+        )
+        return sizes, padded
+
+
+def block_sizes() -> BlockSizes:
+    """Sizes for the TPU at hand, or for one of the last generation."""
+    return BlockSizes()

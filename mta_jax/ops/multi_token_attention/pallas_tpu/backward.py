@@ -34,6 +34,8 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     Plan,
     Ref,
     causal_steps,
+    shared,
+    side_by_side,
     to_width,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.queries import (
@@ -86,7 +88,7 @@ def backward(
         specs(query_rows=True, halo=QUERY_HALO_BLOCK),
         specs(query_rows=True, group=kv_group),
         specs(query_rows=True, group=kv_group, halo=STRIP),
-        *key_window_specs(plan, block, lambda b, n, s, steps: (b, n // kv_group, steps[1, s])),
+        *key_window_specs(plan, block, lambda b, n, s, steps: (b, shared(n, kv_group), steps[1, s])),
         *per_head,
         specs(query_rows=False, size=plan.expanded_size),
         specs(query_rows=False, group=value_group, size=plan.value_size),
@@ -96,17 +98,15 @@ def backward(
     ]
     operands = [query, query, key, key, key, key, key, expansion, strip_matrix, expanded_key]
     operands += [value, dout, lse, delta]
-    expanded = (block, plan.expanded_size)
     scratch = [
         pltpu.VMEM((QUERY_HALO + block, plan.head_size), jnp.float32),
         pltpu.VMEM((STRIP + block, plan.head_size), plan.dtype),
         pltpu.VMEM((band.ROWS, LANES), jnp.float32),
-        pltpu.VMEM((block, plan.query_taps * LANES), plan.dtype),
-        pltpu.VMEM(expanded, plan.dtype),
+        pltpu.VMEM((plan.query_taps, block, LANES), plan.dtype),
+        pltpu.VMEM((plan.expanded_size // LANES, block, LANES), plan.dtype),
         pltpu.VMEM((block + 2 * KEY_HALO, plan.head_size), plan.dtype),
-        pltpu.VMEM(expanded, jnp.float32),
+        pltpu.VMEM((block, plan.expanded_size), jnp.float32),
         pltpu.VMEM((QUERY_HALO + block, plan.head_size), jnp.float32),
-        pltpu.VMEM((plan.query_taps * LANES, plan.head_size), plan.dtype),
         pltpu.VMEM((LANES, LANES), jnp.float32),
     ]
     if segments is not None:
@@ -182,7 +182,7 @@ def _kernel(
     else:
         query_columns = query_columns_halo = row = row_before = columns = None
     dquery, dkey, dvalue, dexpansion, dstrip_matrix, *rest = rest
-    rows, strip_keys, logits, taps, expanded, window, dexpanded, drows, dtaps, dcorner = rest
+    rows, strip_keys, logits, taps, expanded, window, dexpanded, drows, dcorner = rest
     block = plan.backward_block
     num_blocks = plan.length // block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
@@ -203,90 +203,121 @@ def _kernel(
     load_rows(rows, query_halo, query, i == 0)
     if plan.has_segments:
         load_rows(columns, query_columns_halo, query_columns, i == 0)
-    expand_queries(plan, expanded, rows, columns)
-
     def attend(offset: int | None) -> None:
         """Takes one tile of keys by queries into every gradient.
 
         `offset` is the distance of its first query from its first key where the tile
         meets the band or the diagonal, and None elsewhere.
         """
-        s = plan.dot(expanded_key[...], expanded[...], (1, 1))
-        if offset is not None:
-            s = _edit(s, offset, functools.partial(_masked, plan, strips(offset)))
-        if plan.has_segments:
-            s = jnp.where(to_width(key_segments[0][...], block) == row[...], s, MASK_VALUE)
-        p = jnp.exp2(s - lse[...])
-        dvalue[...] += plan.dot(p.astype(dout.dtype), dout[...], (1, 0))
-        dp = plan.dot(value[...], dout[...], (1, 1))
-        ds = p * (dp - delta[...])
+        expand_queries(plan, expanded, rows, columns)
         drows[...] = jnp.zeros_like(drows)
-        if offset is not None and plan.band:
-            ds = split_off_band(ds, offset)
-        ds = ds.astype(expanded.dtype)
-        dexpanded[...] += plan.dot(ds, expanded[...], (1, 0))
-        all_taps = plan.dot(ds, expanded_key[...], (0, 0)) * (plan.scale / plan.log2_scale)
-        for a in range(plan.query_taps):
-            tap = all_taps[:, a * plan.head_size : (a + 1) * plan.head_size]
-            if columns is not None:
-                same = to_width(tap_in_document(plan, columns, a, 0, block), plan.head_size)
-                tap = jnp.where(same, tap, 0)
-            drows[tap_rows(plan, a, 0, block)] += tap
+        # On the diagonal, queries are taken in parts, each with the keys up to its last.
+        width = min(2 * LANES, block) if offset == 0 else block
+        logits_of_band = None if offset is None or not plan.band else strips(offset)
+        parts: dict[int, Array] = {}
+        for first in range(0, block, width):
+            size = first + width if offset == 0 else block
+            distance = None if offset is None else offset + first
+            attend_part(slice(0, size), slice(first, first + width), distance, logits_of_band, parts)
+        if parts and offset:
+            dcorner[...] = parts[0]
+        elif parts:
+            parts[0] += dcorner[...]
+            dstrips = jnp.concatenate([parts[c] for c in range(0, block, LANES)], axis=0)
+            keys_here = dkey.at[pl.ds(pl.multiple_of(i * block, LANES), STRIP + block)]
+            dstrip_matrix[...] += band.strip_gradients(plan, memory, dstrips, drows, keys_here)
         start = pl.multiple_of(MARGIN - QUERY_HALO + i * block, QUERY_HALO)
         dquery[pl.ds(start, QUERY_HALO + block)] += drows[...]
 
-    def strips(offset: int) -> Array | None:
+    def attend_part(
+        keys: slice,
+        queries: slice,
+        distance: int | None,
+        logits_of_band: Array | None,
+        parts: dict[int, Array],
+    ) -> None:
+        """Takes some queries and keys of a tile into the gradients.
+
+        What the band is due goes to `parts`, by the first query of each block.
+        """
+        own = side_by_side(expanded, queries)
+        s = plan.dot(expanded_key[keys], own, (1, 1))
+        if distance is not None:
+
+            def mask(c: int, distance: int, x: Array) -> Array:
+                return _masked(plan, logits_of_band, queries.start + c, distance, x)
+
+            s = _edit(s, distance, mask)
+        if plan.has_segments:
+            documents = to_width(key_segments[0][keys], s.shape[1])
+            s = jnp.where(documents == row[:, queries], s, MASK_VALUE)
+        p = jnp.exp2(s - lse[:, queries])
+        gradient = dout[queries]
+        dvalue[keys] += plan.dot(p.astype(dout.dtype), gradient, (1, 0))
+        ds = p * (plan.dot(value[keys], gradient, (1, 1)) - delta[:, queries])
+        if logits_of_band is not None:
+
+            def split(c: int, distance: int, x: Array) -> Array:
+                if distance < 0:
+                    return x
+                in_band = _in_band(plan, distance)
+                part = jnp.where(in_band, x, 0).T
+                c += queries.start
+                parts[c] = parts[c] + part if c in parts else part
+                return jnp.where(in_band, 0, x)
+
+            ds = _edit(ds, distance, split)
+        ds = ds.astype(own.dtype)
+        dexpanded[keys] += plan.dot(ds, own, (1, 0))
+        dtaps = plan.dot(ds, expanded_key[keys], (0, 0)) * (plan.scale / plan.log2_scale)
+        first, size = queries.start, queries.stop - queries.start
+        for a in range(plan.query_taps):
+            dtap = dtaps[:, a * plan.head_size : (a + 1) * plan.head_size]
+            if columns is not None:
+                same = tap_in_document(plan, columns, a, first, size)
+                dtap = jnp.where(to_width(same, plan.head_size), dtap, 0)
+            drows[tap_rows(plan, a, first, size)] += dtap
+
+    def strips(offset: int) -> Array:
         """Logits of the band, keys by queries; below the diagonal only its corner."""
-        if not plan.band:
-            return None
         band.load_strip_keys(strip_keys, diagonal_key_halo, diagonal_key, i == 0)
         return band.strip_logits(plan, memory, LANES if offset else block).T
-
-    def split_off_band(ds: Array, offset: int) -> Array:
-        """Takes the band out of the gradient of the logits and into all behind it."""
-        parts: dict[int, Array] = {0: dcorner[...]}
-
-        def split(c: int, distance: int, x: Array) -> Array:
-            if distance < 0:
-                return x
-            in_band = _in_band(plan, distance)
-            part = jnp.where(in_band, x, 0).T
-            parts[c] = parts[c] + part if c in parts else part
-            return jnp.where(in_band, 0, x)
-
-        if offset:
-            parts[0] = jnp.zeros_like(dcorner)
-            ds = _edit(ds, offset, split)
-            dcorner[...] = parts[0]
-            return ds
-        ds = _edit(ds, offset, split)
-        dstrips = jnp.concatenate([parts[c] for c in range(0, block, LANES)], axis=0)
-        keys_here = dkey.at[pl.ds(pl.multiple_of(i * block, LANES), STRIP + block)]
-        dstrip_matrix[...] += band.strip_gradients(plan, memory, dstrips, drows, keys_here)
-        return ds
 
     def finish_column() -> None:
         """Brings the gradient of expanded keys back to keys and taps."""
         load_key_window(window, key_before, key, key_after, j == 0, j == num_blocks - 1)
 
-        def contract(part: Array, _: None) -> None:
-            start = pl.multiple_of(part * LANES, LANES)
-            for a in range(plan.query_taps):
-                tap = dexpanded[
-                    pl.ds(start, LANES), a * plan.head_size : (a + 1) * plan.head_size
-                ]
-                dtaps[a * LANES : (a + 1) * LANES] = (tap * plan.scale).astype(dtaps.dtype)
-            matrix = expansion[...]
-            dmatrix = plan.dot(dtaps[...], window[pl.ds(start, WINDOW)], (1, 1))
+        size = plan.head_size
+        num_parts = block // LANES
+        # Side by side as in `expand_keys`.
+        joined = 1 if plan.has_segments else min(num_parts, max(1, 2 * LANES // size))
+        matrix = expansion[...]
+        for first in range(0, num_parts, joined):
+            parts = range(first, first + joined)
+            taps = [
+                jnp.concatenate(
+                    [
+                        dexpanded[part * LANES : (part + 1) * LANES, a * size : (a + 1) * size]
+                        for part in parts
+                    ],
+                    axis=1,
+                )
+                for a in range(plan.query_taps)
+            ]
+            dtaps = (jnp.concatenate(taps, axis=0) * plan.scale).astype(matrix.dtype)
+            windows = [window[part * LANES : part * LANES + WINDOW] for part in parts]
+            dmatrix = plan.dot(dtaps, jnp.concatenate(windows, axis=1), (1, 1))
             if plan.has_segments:
-                same = in_document(plan, key_segments[0], key_segments[1], part)
-                matrix = jnp.where(same, matrix, jnp.zeros_like(matrix))
+                same = in_document(plan, key_segments[0], key_segments[1], first)
+                matrix = jnp.where(same, expansion[...], jnp.zeros_like(matrix))
                 dmatrix = jnp.where(same, dmatrix, 0)
             dexpansion[...] += dmatrix
-            place = pl.multiple_of(MARGIN - KEY_HALO + j * block + start, KEY_HALO)
-            dkey[pl.ds(place, WINDOW)] += plan.dot(matrix, dtaps[...], (0, 0))
-
-        lax.fori_loop(0, block // LANES, contract, None)
+            dwindows = plan.dot(matrix, dtaps, (0, 0))
+            for part in parts:
+                start = MARGIN - KEY_HALO + j * block + part * LANES
+                place = pl.ds(pl.multiple_of(start, KEY_HALO), WINDOW)
+                lanes = slice((part - first) * size, (part - first + 1) * size)
+                dkey[place] += dwindows[:, lanes]
 
     @pl.when((i - j > 1) if plan.band else (i > j))
     def far_below_diagonal() -> None:

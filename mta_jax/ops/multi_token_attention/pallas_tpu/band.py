@@ -21,6 +21,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     Plan,
     Ref,
     round_up,
+    side_by_side,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.queries import tap_in_document, tap_rows
 from mta_jax.typing import Array
@@ -40,7 +41,7 @@ class Strips:
     keys: Ref  # [STRIP + block, H]
     matrix: Ref  # [Cq * LANES, LANES]
     logits: Ref  # [ROWS, LANES], float32
-    taps: Ref  # [block, Cq * LANES]
+    taps: Ref  # [Cq, block, LANES]
     columns: Ref | None = None  # [QUERY_HALO + block, LANES]
     row: Ref | None = None  # [1, block]
     row_before: Ref | None = None  # [1, LANES]
@@ -67,10 +68,8 @@ def strip_logits(plan: Plan, strips: Strips, size: int) -> Array:
             tap = strips.logits[tap_rows(plan, a, 0, STRIP)]
             if strips.columns is not None:
                 tap = jnp.where(tap_in_document(plan, strips.columns, a, start, STRIP), tap, 0)
-            strips.taps[start : start + STRIP, a * LANES : (a + 1) * LANES] = tap.astype(
-                strips.taps.dtype
-            )
-    return plan.dot(strips.taps[:size], strips.matrix[...], (1, 0))
+            strips.taps[a, start : start + STRIP] = tap.astype(strips.taps.dtype)
+    return plan.dot(side_by_side(strips.taps, slice(0, size)), strips.matrix[...], (1, 0))
 
 
 def strip_gradients(
@@ -84,7 +83,8 @@ def strip_gradients(
       The gradient of `strips.matrix`.
     """
     dstrips = dstrips.astype(strips.taps.dtype)
-    dmatrix = plan.dot(strips.taps[...], dstrips, (0, 0)) * (plan.scale / plan.log2_scale)
+    taps = side_by_side(strips.taps, slice(None))
+    dmatrix = plan.dot(taps, dstrips, (0, 0)) * (plan.scale / plan.log2_scale)
     dtaps = plan.dot(dstrips, strips.matrix[...], (1, 1))
     for strip in range(dstrips.shape[0] // STRIP):
         start = strip * STRIP

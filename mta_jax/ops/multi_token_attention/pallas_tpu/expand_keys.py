@@ -21,6 +21,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     WINDOW,
     Plan,
     Ref,
+    shared,
     to_width,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.segments import SegmentLayouts
@@ -38,7 +39,7 @@ def expand_keys(
     group = plan.num_heads // plan.num_kv_heads
     in_specs = [
         pl.BlockSpec((None, *expansion.shape[1:]), lambda b, n, j: (n, 0, 0)),
-        *key_window_specs(plan, block, lambda b, n, j: (b, n // group, j)),
+        *key_window_specs(plan, block, lambda b, n, j: (b, shared(n, group), j)),
     ]
     operands = [expansion, key, key, key]
     if segments is not None:
@@ -114,9 +115,9 @@ def load_key_window(
     window[KEY_HALO + rows :] = jnp.where(is_last, jnp.zeros_like(after), after[...])
 
 
-def in_document(plan: Plan, columns: Ref, windows: Ref, part: Array) -> Array:
+def in_document(plan: Plan, columns: Ref, windows: Ref, part: int) -> Array:
     """Which keys of the window share the document of each key, per stacked query tap."""
-    own = columns[pl.ds(part * LANES, LANES)]
+    own = columns[part * LANES : (part + 1) * LANES]
     same = to_width(own, WINDOW) == windows[part]
     return jnp.concatenate([same] * plan.query_taps, axis=0)
 
@@ -128,16 +129,24 @@ def _kernel(
     j = pl.program_id(2)
     load_key_window(window, before, block, after, j == 0, j == pl.num_programs(2) - 1)
 
-    def expand(part: Array, _: None) -> None:
-        start = pl.multiple_of(part * LANES, LANES)
-        matrix = expansion[...]
+    matrix = expansion[...]
+    num_parts = plan.forward_block // LANES
+    # Windows side by side fill a matrix unit that is 256 wide.
+    joined = 1 if plan.has_segments else min(num_parts, max(1, 2 * LANES // plan.head_size))
+    for first in range(0, num_parts, joined):
+        parts = range(first, first + joined)
         if plan.has_segments:
-            same = in_document(plan, *segment_refs, part)
-            matrix = jnp.where(same, matrix, jnp.zeros_like(matrix))
-        taps = plan.dot(matrix, window[pl.ds(start, WINDOW)], (1, 0)) * plan.log2_scale
-        for a in range(plan.query_taps):
-            columns = slice(a * plan.head_size, (a + 1) * plan.head_size)
-            tap = taps[a * LANES : (a + 1) * LANES]
-            out[pl.ds(start, LANES), columns] = tap.astype(out.dtype)
-
-    jax.lax.fori_loop(0, plan.forward_block // LANES, expand, None)
+            same = in_document(plan, *segment_refs, first)
+            matrix = jnp.where(same, expansion[...], jnp.zeros_like(matrix))
+        windows = [window[part * LANES : part * LANES + WINDOW] for part in parts]
+        taps = plan.dot(matrix, jnp.concatenate(windows, axis=1), (1, 0)) * plan.log2_scale
+        for part in parts:
+            rows = slice(part * LANES, (part + 1) * LANES)
+            lanes = slice((part - first) * plan.head_size, (part - first + 1) * plan.head_size)
+            side_by_side = [
+                taps[a * LANES : (a + 1) * LANES, lanes] for a in range(plan.query_taps)
+            ]
+            padding = plan.expanded_size - plan.query_taps * plan.head_size
+            if padding:
+                side_by_side.append(jnp.zeros((LANES, padding), jnp.float32))
+            out[rows] = jnp.concatenate(side_by_side, axis=1).astype(out.dtype)

@@ -19,6 +19,8 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     Plan,
     Ref,
     causal_steps,
+    shared,
+    side_by_side,
     to_width,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.queries import expand_queries, load_rows
@@ -59,9 +61,9 @@ def forward(
         pltpu.VMEM((QUERY_HALO + block, plan.head_size), jnp.float32),
         pltpu.VMEM((STRIP + block, plan.head_size), plan.dtype),
         pltpu.VMEM((band.ROWS, LANES), jnp.float32),
-        pltpu.VMEM((block, plan.query_taps * LANES), plan.dtype),
+        pltpu.VMEM((plan.query_taps, block, LANES), plan.dtype),
         pltpu.VMEM((block, LANES), jnp.float32),
-        pltpu.VMEM((block, plan.expanded_size), plan.dtype),
+        pltpu.VMEM((plan.expanded_size // LANES, block, LANES), plan.dtype),
         pltpu.VMEM((block, LANES), jnp.float32),
         pltpu.VMEM((block, LANES), jnp.float32),
         pltpu.VMEM((block, plan.value_size), jnp.float32),
@@ -116,7 +118,7 @@ def row_specs(plan: Plan, block: int) -> Callable[..., pl.BlockSpec]:
             position = steps[0 if query_rows else 1, s]
             if halo:
                 position = jnp.maximum(position * (block // halo) - 1, 0)
-            return b, n // group, position, 0
+            return b, shared(n, group), position, 0
 
         return pl.BlockSpec((None, None, halo or block, size), index_map)
 
@@ -176,11 +178,13 @@ def _kernel(
         total[...] = jnp.zeros_like(total)
         accumulator[...] = jnp.zeros_like(accumulator)
 
-    def attend(first_row: int, first_column: int, fix: Callable[[Array], Array] | None) -> None:
+    def attend(
+        first_row: int, first_column: int, width: int, fix: Callable[[Array], Array] | None
+    ) -> None:
         """Takes some columns of the tile into the rows from `first_row` on."""
         own = slice(first_row, block)
         columns_here = slice(first_column, first_column + width)
-        s = plan.dot(expanded[own], expanded_key[columns_here], (1, 1))
+        s = plan.dot(side_by_side(expanded, own), expanded_key[columns_here], (1, 1))
         if fix is not None:
             s = fix(s)
         if columns is not None:
@@ -211,7 +215,7 @@ def _kernel(
         stripes = []
         for r in range(0, s.shape[0], LANES):
             blocks = []
-            for c in range(0, width, LANES):
+            for c in range(0, s.shape[1], LANES):
                 x = s[r : r + LANES, c : c + LANES]
                 strip = strips[first_row + r : first_row + r + LANES]
                 if r < c:
@@ -231,22 +235,23 @@ def _kernel(
     @pl.when(j < i)
     def below_diagonal() -> None:
         for first_column in range(0, last, width):
-            attend(0, first_column, None)
+            attend(0, first_column, width, None)
 
     @pl.when((j < i - 1) if plan.band else (j < i))
     def far_below_diagonal() -> None:
-        attend(0, last, None)
+        attend(0, last, width, None)
 
     if plan.band:
 
         @pl.when(j == i - 1)
         def just_below_diagonal() -> None:
-            attend(0, last, fix_corner)
+            attend(0, last, width, fix_corner)
 
     @pl.when(j == i)
     def on_diagonal() -> None:
-        for first_column in range(0, block, width):
-            attend(first_column, first_column, functools.partial(fix_diagonal, first_column))
+        narrow = min(width, 2 * LANES)
+        for first in range(0, block, narrow):
+            attend(first, first, narrow, functools.partial(fix_diagonal, first))
         out[...] = (accumulator[...] / to_width(total[...], plan.value_size)).astype(out.dtype)
         statistics = maximum[...] + jnp.log2(total[...])
         for r in range(0, block, LANES):

@@ -81,8 +81,8 @@ class Plan:
 
     @property
     def expanded_size(self) -> int:
-        """Head size of expanded queries and keys, Cq * H."""
-        return self.query_taps * self.head_size
+        """Head size of expanded queries and keys: Cq * H, and zeros to whole registers."""
+        return round_up(self.query_taps * self.head_size, LANES)
 
     @property
     def log2_scale(self) -> float:
@@ -112,9 +112,23 @@ def to_width(x: Array, width: int) -> Array:
     return x[:, :width]
 
 
+def side_by_side(columns: Ref, rows: slice) -> Array:
+    """Rows of columns that are stored one after the other, ``[columns, rows, LANES]``.
+
+    So stored, a bfloat16 column is written in whole registers.
+    """
+    return jnp.concatenate([columns[c, rows] for c in range(columns.shape[0])], axis=1)
+
+
 def round_up(size: int, multiple: int) -> int:
     """The first multiple that is not below `size`."""
     return -(-size // multiple) * multiple
+
+
+def shared(head: Array, group: int) -> Array:
+    """Which shared head a query head uses, for index maps."""
+    # Not `//`, which in Python's rounding costs a dozen scalar instructions.
+    return lax.div(head, np.int32(group))
 
 
 def causal_steps(num_blocks: int, *, keys_outside: bool) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import QUERY_HALO, Plan, Ref, to_width
+from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, QUERY_HALO, Plan, Ref
 from mta_jax.typing import Array
 
 
@@ -29,11 +29,24 @@ def tap_in_document(plan: Plan, columns: Ref, tap: int, start: int, size: int) -
 
 
 def expand_queries(plan: Plan, expanded: Ref, rows: Ref, columns: Ref | None) -> None:
-    """Writes ``[block, Cq * H]`` from the rows and, in packed rows, their documents."""
-    size = expanded.shape[0]
-    for a in range(plan.query_taps):
-        tap = rows[tap_rows(plan, a, 0, size)]
-        if columns is not None:
-            same = to_width(tap_in_document(plan, columns, a, 0, size), plan.head_size)
-            tap = jnp.where(same, tap, 0)
-        expanded[:, a * plan.head_size : (a + 1) * plan.head_size] = tap.astype(expanded.dtype)
+    """Writes the taps of each row side by side, ``[expanded_size / LANES, block, LANES]``.
+
+    `columns` are the documents of packed rows.
+    """
+    size = expanded.shape[1]
+    for c in range(expanded.shape[0]):
+        pieces = []
+        lane = c * LANES
+        while lane < (c + 1) * LANES:
+            tap, first = divmod(lane, plan.head_size)
+            if tap == plan.query_taps:
+                pieces.append(jnp.zeros((size, (c + 1) * LANES - lane), rows.dtype))
+                break
+            last = min(plan.head_size, first + (c + 1) * LANES - lane)
+            piece = rows[tap_rows(plan, tap, 0, size), first:last]
+            if columns is not None:
+                same = tap_in_document(plan, columns, tap, 0, size)[:, : last - first]
+                piece = jnp.where(same, piece, 0)
+            pieces.append(piece)
+            lane += last - first
+        expanded[c] = jnp.concatenate(pieces, axis=1).astype(expanded.dtype)

@@ -101,7 +101,7 @@ def backward(
     scratch = [
         pltpu.VMEM((QUERY_HALO + block, plan.head_size), jnp.float32),
         pltpu.VMEM((STRIP + block, plan.head_size), plan.dtype),
-        pltpu.VMEM((band.ROWS, LANES), jnp.float32),
+        pltpu.VMEM((block // STRIP, band.ROWS, LANES), jnp.float32),
         pltpu.VMEM((plan.query_taps, block, LANES), plan.dtype),
         pltpu.VMEM((plan.expanded_size // LANES, block, LANES), plan.dtype),
         pltpu.VMEM((block + 2 * KEY_HALO, plan.head_size), plan.dtype),
@@ -244,10 +244,10 @@ def _kernel(
         s = plan.dot(expanded_key[keys], own, (1, 1))
         if distance is not None:
 
-            def mask(c: int, distance: int, x: Array) -> Array:
+            def mask(_: int, c: int, distance: int, x: Array) -> Array:
                 return _masked(plan, logits_of_band, queries.start + c, distance, x)
 
-            s = _edit(s, distance, mask)
+            s = band.edit_blocks(s, distance, mask, keys_first=True)
         if plan.has_segments:
             documents = to_width(key_segments[0][keys], s.shape[1])
             s = jnp.where(documents == row[:, queries], s, MASK_VALUE)
@@ -257,7 +257,7 @@ def _kernel(
         ds = p * (plan.dot(value[keys], gradient, (1, 1)) - delta[:, queries])
         if logits_of_band is not None:
 
-            def split(c: int, distance: int, x: Array) -> Array:
+            def split(_: int, c: int, distance: int, x: Array) -> Array:
                 if distance < 0:
                     return x
                 in_band = _in_band(plan, distance)
@@ -266,7 +266,7 @@ def _kernel(
                 parts[c] = parts[c] + part if c in parts else part
                 return jnp.where(in_band, 0, x)
 
-            ds = _edit(ds, distance, split)
+            ds = band.edit_blocks(ds, distance, split, keys_first=True)
         ds = ds.astype(own.dtype)
         dexpanded[keys] += plan.dot(ds, own, (1, 0))
         dtaps = plan.dot(ds, expanded_key[keys], (0, 0)) * (plan.scale / plan.log2_scale)
@@ -336,23 +336,6 @@ def _kernel(
     pl.when(i == num_blocks - 1)(finish_column)
 
 
-def _edit(x: Array, offset: int, edit: Callable[[int, int, Array], Array]) -> Array:
-    """Edits the blocks of a tile that meet the band or lie above the diagonal.
-
-    `edit` takes the first query of a block, the distance of that query from its first key,
-    and the block, ``[keys, queries]``.
-    """
-    stripes = []
-    for r in range(0, x.shape[0], LANES):
-        blocks = []
-        for c in range(0, x.shape[1], LANES):
-            block = x[r : r + LANES, c : c + LANES]
-            distance = offset + c - r
-            blocks.append(edit(c, distance, block) if distance <= LANES else block)
-        stripes.append(jnp.concatenate(blocks, axis=1))
-    return jnp.concatenate(stripes, axis=0)
-
-
 def _masked(plan: Plan, strips: Array | None, c: int, distance: int, x: Array) -> Array:
     """A block of logits with its band replaced and its future masked."""
     if distance < 0:
@@ -368,6 +351,5 @@ def _in_band(plan: Plan, distance: int) -> Array:
 
 
 def _back(distance: int) -> Array:
-    """How far behind its query each key of a block is."""
-    key = lax.broadcasted_iota(jnp.int32, (LANES, LANES), 0)
-    return distance + lax.broadcasted_iota(jnp.int32, (LANES, LANES), 1) - key
+    """How far behind its query each key of a block is, keys by queries."""
+    return distance - band.rows_minus_lanes((LANES, LANES))

@@ -9,18 +9,17 @@ A strip is `STRIP` rows and the `LANES` keys that end with them, the key in lane
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
 
-from mta_jax.ops.masks import MASK_VALUE
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     LANES,
     QUERY_HALO,
     STRIP,
     Plan,
     Ref,
-    round_up,
     side_by_side,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.queries import tap_in_document, tap_rows
@@ -40,7 +39,7 @@ class Strips:
     queries: Ref  # [QUERY_HALO + block, H]
     keys: Ref  # [STRIP + block, H]
     matrix: Ref  # [Cq * LANES, LANES]
-    logits: Ref  # [ROWS, LANES], float32
+    logits: Ref  # [block / STRIP, ROWS, LANES], float32
     taps: Ref  # [Cq, block, LANES]
     columns: Ref | None = None  # [QUERY_HALO + block, LANES]
     row: Ref | None = None  # [1, block]
@@ -62,10 +61,10 @@ def strip_logits(plan: Plan, strips: Strips, size: int) -> Array:
     for strip in range(size // STRIP):
         queries, keys = _operands(strips, strip)
         logits = plan.dot(queries, keys, (1, 1)) * plan.log2_scale
-        strips.logits[...] = jnp.where(_mask(plan, strips, strip), logits, 0)
+        strips.logits[strip] = jnp.where(_mask(plan, strips, strip), logits, 0)
         start = strip * STRIP
         for a in range(plan.query_taps):
-            tap = strips.logits[tap_rows(plan, a, 0, STRIP)]
+            tap = strips.logits[strip, tap_rows(plan, a, 0, STRIP)]
             if strips.columns is not None:
                 tap = jnp.where(tap_in_document(plan, strips.columns, a, start, STRIP), tap, 0)
             strips.taps[a, start : start + STRIP] = tap.astype(strips.taps.dtype)
@@ -88,13 +87,13 @@ def strip_gradients(
     dtaps = plan.dot(dstrips, strips.matrix[...], (1, 1))
     for strip in range(dstrips.shape[0] // STRIP):
         start = strip * STRIP
-        strips.logits[...] = jnp.zeros_like(strips.logits)
+        strips.logits[strip] = jnp.zeros(strips.logits.shape[1:], jnp.float32)
         for a in range(plan.query_taps):
             dtap = dtaps[start : start + STRIP, a * LANES : (a + 1) * LANES]
             if strips.columns is not None:
                 dtap = jnp.where(tap_in_document(plan, strips.columns, a, start, STRIP), dtap, 0)
-            strips.logits[tap_rows(plan, a, 0, STRIP)] += dtap
-        dlogits = jnp.where(_mask(plan, strips, strip), strips.logits[...], 0) * plan.scale
+            strips.logits[strip, tap_rows(plan, a, 0, STRIP)] += dtap
+        dlogits = jnp.where(_mask(plan, strips, strip), strips.logits[strip], 0) * plan.scale
         dlogits = dlogits.astype(strips.taps.dtype)
         queries, keys = _operands(strips, strip)
         dqueries[start : start + ROWS] += plan.dot(dlogits, keys, (1, 0))
@@ -105,23 +104,30 @@ def strip_gradients(
     return dmatrix
 
 
-def replace_on_diagonal(plan: Plan, logits: Array, strips: Array) -> Array:
-    """A block of logits on the diagonal with its band replaced and its future masked."""
-    back = _rows_minus_lanes(logits.shape)
-    if plan.band:
-        logits = jnp.where(back < plan.band, strips, logits)
-    return jnp.where(back >= 0, logits, MASK_VALUE)
+def edit_blocks(
+    x: Array, offset: int, edit: Callable[[int, int, int, Array], Array], *, keys_first: bool = False
+) -> Array:
+    """Edits the blocks of a tile that meet the band or lie above the diagonal.
+
+    `edit` takes the first row and lane of a block, the distance of its first query from
+    its first key, and the block. `offset` is that distance for the whole tile. Tiles are
+    queries by keys, or the other way round where `keys_first`.
+    """
+    stripes = []
+    for r in range(0, x.shape[0], LANES):
+        blocks = []
+        for c in range(0, x.shape[1], LANES):
+            block = x[r : r + LANES, c : c + LANES]
+            distance = offset + (c - r if keys_first else r - c)
+            blocks.append(edit(r, c, distance, block) if distance <= LANES else block)
+        stripes.append(jnp.concatenate(blocks, axis=1))
+    return jnp.concatenate(stripes, axis=0)
 
 
-def corner_rows(plan: Plan) -> int:
-    """Rows of a block whose band reaches into the block of keys before."""
-    return round_up(plan.band, 16)
-
-
-def replace_in_corner(plan: Plan, logits: Array, strips: Array) -> Array:
-    """The top rows of a block one below the diagonal with their band replaced."""
-    back = _rows_minus_lanes(logits.shape) + LANES
-    return jnp.where(back < plan.band, strips, logits)
+def rows_minus_lanes(shape: tuple[int, ...]) -> Array:
+    """Row minus lane of every entry."""
+    row = lax.broadcasted_iota(jnp.int32, shape, 0)
+    return row - lax.broadcasted_iota(jnp.int32, shape, 1)
 
 
 def _operands(strips: Strips, strip: int) -> tuple[Array, Array]:
@@ -152,8 +158,3 @@ def _mask(plan: Plan, strips: Strips, strip: int) -> Array:
         documents = jnp.where(lane[:1] < STRIP, documents, before)
     start = strip * STRIP
     return mask & (strips.columns[start : start + ROWS] == documents)
-
-
-def _rows_minus_lanes(shape: tuple[int, ...]) -> Array:
-    row = lax.broadcasted_iota(jnp.int32, shape, 0)
-    return row - lax.broadcasted_iota(jnp.int32, shape, 1)

@@ -11,12 +11,14 @@ class BlockSizes:
 
     Args:
       forward: rows and columns of a tile of the forward kernel.
-      forward_columns: columns that it takes at a time; divides `forward`.
+      forward_rows: rows that it takes at a time; divides `forward`, or is cut to it.
+      forward_columns: columns that it takes at a time; likewise.
       backward: rows and columns of a tile of the backward kernel.
       vmem_limit_bytes: memory that a kernel may ask for.
     """
 
     forward: int = 1024
+    forward_rows: int = 1024
     forward_columns: int = 512
     backward: int = 512
     vmem_limit_bytes: int = 64 * 2**20
@@ -33,9 +35,12 @@ class BlockSizes:
         backward = min(backward, self.backward)
         padded = round_up(length, backward)
         forward = backward if padded % self.forward else self.forward
-        columns = self.forward_columns if forward % self.forward_columns == 0 else forward
         sizes = dataclasses.replace(
-            self, forward=forward, forward_columns=columns, backward=backward
+            self,
+            forward=forward,
+            forward_rows=min(self.forward_rows, forward),
+            forward_columns=min(self.forward_columns, forward),
+            backward=backward,
         )
         return sizes, padded
 

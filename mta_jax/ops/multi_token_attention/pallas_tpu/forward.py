@@ -60,7 +60,7 @@ def forward(
     scratch = [
         pltpu.VMEM((QUERY_HALO + block, plan.head_size), jnp.float32),
         pltpu.VMEM((STRIP + block, plan.head_size), plan.dtype),
-        pltpu.VMEM((band.ROWS, LANES), jnp.float32),
+        pltpu.VMEM((block // STRIP, band.ROWS, LANES), jnp.float32),
         pltpu.VMEM((plan.query_taps, block, LANES), plan.dtype),
         pltpu.VMEM((block, LANES), jnp.float32),
         pltpu.VMEM((plan.expanded_size // LANES, block, LANES), plan.dtype),
@@ -159,7 +159,7 @@ def _kernel(
     else:
         query_columns = query_columns_halo = row = row_before = key_row = columns = None
     out, lse, rows, keys, logits, taps, strips, expanded, maximum, total, accumulator = rest
-    block, width = plan.forward_block, plan.forward_columns
+    block = plan.forward_block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
 
     @pl.when(j == 0)
@@ -178,19 +178,20 @@ def _kernel(
         total[...] = jnp.zeros_like(total)
         accumulator[...] = jnp.zeros_like(accumulator)
 
-    def attend(
-        first_row: int, first_column: int, width: int, fix: Callable[[Array], Array] | None
-    ) -> None:
-        """Takes some columns of the tile into the rows from `first_row` on."""
-        own = slice(first_row, block)
-        columns_here = slice(first_column, first_column + width)
-        s = plan.dot(side_by_side(expanded, own), expanded_key[columns_here], (1, 1))
-        if fix is not None:
-            s = fix(s)
+    def attend(own: slice, keys: slice, offset: int | None) -> None:
+        """Takes some keys of the tile into some of its rows.
+
+        `offset` is the distance of the tile's first row from its first key where the band
+        or the diagonal may be met, and None elsewhere.
+        """
+        width = keys.stop - keys.start
+        s = plan.dot(side_by_side(expanded, own), expanded_key[keys], (1, 1))
+        if offset is not None:
+            distance = offset + own.start - keys.start
+            s = band.edit_blocks(s, distance, functools.partial(replace, own.start))
         if columns is not None:
-            documents = columns[QUERY_HALO + first_row :]
-            same = to_width(documents, width) == key_row[:, columns_here]
-            s = jnp.where(same, s, MASK_VALUE)
+            documents = columns[QUERY_HALO + own.start : QUERY_HALO + own.stop]
+            s = jnp.where(to_width(documents, width) == key_row[:, keys], s, MASK_VALUE)
         previous = maximum[own]
         # Rows that have met no allowed key yet sum up weights of one here; the first
         # allowed key scales them to an exact zero.
@@ -198,61 +199,46 @@ def _kernel(
         p = jnp.exp2(s - to_width(current, width))
         rescale = jnp.exp2(previous - current)
         maximum[own] = current
-        total[own] = rescale * total[own] + jnp.sum(p, axis=1, keepdims=True)
-        values = value[columns_here]
+        # Lanes are added up at the end of the row.
+        lanes = [p[:, c : c + LANES] for c in range(0, width, LANES)]
+        total[own] = functools.reduce(jnp.add, lanes, rescale * total[own])
+        values = value[keys]
         accumulator[own] = accumulator[own] * to_width(rescale, plan.value_size) + plan.dot(
             p.astype(values.dtype), values, (1, 0)
         )
 
-    def fix_corner(s: Array) -> Array:
-        size = band.corner_rows(plan)
-        corner = band.replace_in_corner(plan, s[:size, -LANES:], strips[:size])
-        top = jnp.concatenate([s[:size, :-LANES], corner], axis=1) if width > LANES else corner
-        return jnp.concatenate([top, s[size:]], axis=0)
+    def replace(first_row: int, r: int, _: int, distance: int, x: Array) -> Array:
+        """A block of logits as the causal mask makes it."""
+        if distance < 0:
+            return jnp.full_like(x, MASK_VALUE)
+        back = distance + band.rows_minus_lanes(x.shape)
+        if plan.band:
+            logits = strips[first_row + r : first_row + r + LANES]
+            x = jnp.where(back < plan.band, logits, x)
+        return x if distance else jnp.where(back >= 0, x, MASK_VALUE)
 
-    def fix_diagonal(first_row: int, s: Array) -> Array:
-        """Columns of the diagonal tile from its diagonal block `first_row` down."""
-        stripes = []
-        for r in range(0, s.shape[0], LANES):
-            blocks = []
-            for c in range(0, s.shape[1], LANES):
-                x = s[r : r + LANES, c : c + LANES]
-                strip = strips[first_row + r : first_row + r + LANES]
-                if r < c:
-                    x = jnp.full_like(x, MASK_VALUE)
-                elif r == c:
-                    x = band.replace_on_diagonal(plan, x, strip)
-                elif r == c + LANES and plan.band:
-                    size = band.corner_rows(plan)
-                    corner = band.replace_in_corner(plan, x[:size], strip[:size])
-                    x = jnp.concatenate([corner, x[size:]], axis=0)
-                blocks.append(x)
-            stripes.append(jnp.concatenate(blocks, axis=1))
-        return jnp.concatenate(stripes, axis=0)
-
-    last = block - width
-
-    @pl.when(j < i)
-    def below_diagonal() -> None:
-        for first_column in range(0, last, width):
-            attend(0, first_column, width, None)
+    def attend_tile(offset: int | None) -> None:
+        for r in range(0, block, plan.forward_rows):
+            own = slice(r, r + plan.forward_rows)
+            last_key = own.stop if offset == 0 else block
+            for c in range(0, last_key, plan.forward_columns):
+                attend(own, slice(c, min(c + plan.forward_columns, last_key)), offset)
 
     @pl.when((j < i - 1) if plan.band else (j < i))
     def far_below_diagonal() -> None:
-        attend(0, last, width, None)
+        attend_tile(None)
 
     if plan.band:
 
         @pl.when(j == i - 1)
         def just_below_diagonal() -> None:
-            attend(0, last, width, fix_corner)
+            attend_tile(block)
 
     @pl.when(j == i)
     def on_diagonal() -> None:
-        narrow = min(width, 2 * LANES)
-        for first in range(0, block, narrow):
-            attend(first, first, narrow, functools.partial(fix_diagonal, first))
-        out[...] = (accumulator[...] / to_width(total[...], plan.value_size)).astype(out.dtype)
-        statistics = maximum[...] + jnp.log2(total[...])
+        attend_tile(0)
+        denominator = jnp.broadcast_to(jnp.sum(total[...], axis=1, keepdims=True), total.shape)
+        out[...] = (accumulator[...] / to_width(denominator, plan.value_size)).astype(out.dtype)
+        statistics = maximum[...] + jnp.log2(denominator)
         for r in range(0, block, LANES):
             lse[:, r : r + LANES] = statistics[r : r + LANES].T[:1]

@@ -84,6 +84,7 @@ def pallas_tpu(
         # Mixing heads reads it once more, and should not read it rounded.
         out_dtype=args.output_dtype if args.post_head_kernel is None else jnp.float32,
         forward_block=sizes.forward,
+        forward_rows=sizes.forward_rows,
         forward_columns=sizes.forward_columns,
         backward_block=sizes.backward,
         vmem_limit_bytes=sizes.vmem_limit_bytes,

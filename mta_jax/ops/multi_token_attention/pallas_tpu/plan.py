@@ -55,6 +55,7 @@ class Plan:
     dtype: DTypeLike  # of the operands of matrix products
     out_dtype: DTypeLike
     forward_block: int
+    forward_rows: int
     forward_columns: int
     backward_block: int
     vmem_limit_bytes: int

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mta_jax.ops.multi_token_attention.pallas_tpu.backward import backward
 from mta_jax.ops.multi_token_attention.pallas_tpu.expand_keys import expand_keys
@@ -55,7 +56,12 @@ def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
     )
     expansion, strips = expansion.astype(plan.dtype), strips.astype(plan.dtype)
     expanded = expand_keys(plan, key, expansion, segments)
-    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+    delta = jnp.einsum(
+        "BNTH,BNTH->BNT",
+        dout.astype(jnp.float32),
+        out.astype(jnp.float32),
+        precision=lax.Precision.HIGHEST,
+    )
     dquery, dkey, dvalue, dexpansion, dstrips = backward(
         plan,
         query,

@@ -7,11 +7,9 @@ gradients of queries gather in memory for the whole sequence.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -66,8 +64,7 @@ def backward(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients per query head, in float32.
 
-    Args:
-      delta: sum of ``dout * out`` per row.
+    `lse` is what the forward kernel returned, `delta` the sum of ``dout * out`` per row.
 
     Returns:
       Those of queries and keys ``[B, N, T, H]`` and values ``[B, N, T, Hv]``, and those of
@@ -88,7 +85,9 @@ def backward(
         specs(query_rows=True, halo=QUERY_HALO_BLOCK),
         specs(query_rows=True, group=kv_group),
         specs(query_rows=True, group=kv_group, halo=STRIP),
-        *key_window_specs(plan, block, lambda b, n, s, steps: (b, shared(n, kv_group), steps[1, s])),
+        *key_window_specs(
+            plan, block, lambda b, n, s, steps: (b, shared(n, kv_group), steps[1, s])
+        ),
         *per_head,
         specs(query_rows=False, size=plan.expanded_size),
         specs(query_rows=False, group=value_group, size=plan.value_size),
@@ -186,9 +185,7 @@ def _kernel(
     block = plan.backward_block
     num_blocks = plan.length // block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
-    memory = band.Strips(
-        rows, strip_keys, strip_matrix, logits, taps, columns, row, row_before
-    )
+    memory = band.Strips(rows, strip_keys, strip_matrix, logits, taps, columns, row, row_before)
 
     @pl.when(pl.program_id(2) == 0)
     def start_head() -> None:
@@ -203,6 +200,7 @@ def _kernel(
     load_rows(rows, query_halo, query, i == 0)
     if plan.has_segments:
         load_rows(columns, query_columns_halo, query_columns, i == 0)
+
     def attend(offset: int | None) -> None:
         """Takes one tile of keys by queries into every gradient.
 
@@ -218,7 +216,9 @@ def _kernel(
         for first in range(0, block, width):
             size = first + width if offset == 0 else block
             distance = None if offset is None else offset + first
-            attend_part(slice(0, size), slice(first, first + width), distance, logits_of_band, parts)
+            attend_part(
+                slice(0, size), slice(first, first + width), distance, logits_of_band, parts
+            )
         if parts and offset:
             dcorner[...] = parts[0]
         elif parts:

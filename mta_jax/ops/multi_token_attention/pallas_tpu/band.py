@@ -71,9 +71,7 @@ def strip_logits(plan: Plan, strips: Strips, size: int) -> Array:
     return plan.dot(side_by_side(strips.taps, slice(0, size)), strips.matrix[...], (1, 0))
 
 
-def strip_gradients(
-    plan: Plan, strips: Strips, dstrips: Array, dqueries: Ref, dkeys: Ref
-) -> Array:
+def strip_gradients(plan: Plan, strips: Strips, dstrips: Array, dqueries: Ref, dkeys: Ref) -> Array:
     """Takes the gradient of strips, zero outside the band, to what they were made from.
 
     Adds to dqueries and dkeys, which lie like `strips.queries` and `strips.keys`.
@@ -105,7 +103,11 @@ def strip_gradients(
 
 
 def edit_blocks(
-    x: Array, offset: int, edit: Callable[[int, int, int, Array], Array], *, keys_first: bool = False
+    x: Array,
+    offset: int,
+    edit: Callable[[int, int, int, Array], Array],
+    *,
+    keys_first: bool = False,
 ) -> Array:
     """Edits the blocks of a tile that meet the band or lie above the diagonal.
 

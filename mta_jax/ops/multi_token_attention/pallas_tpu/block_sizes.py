@@ -18,8 +18,8 @@ class BlockSizes:
     """
 
     forward: int = 1024
-    forward_rows: int = 1024
-    forward_columns: int = 512
+    forward_rows: int = 512
+    forward_columns: int = 1024
     backward: int = 512
     vmem_limit_bytes: int = 64 * 2**20
 
@@ -45,6 +45,5 @@ class BlockSizes:
         return sizes, padded
 
 
-def block_sizes() -> BlockSizes:
-    """Sizes for the TPU at hand, or for one of the last generation."""
-    return BlockSizes()
+INTERPRETED = BlockSizes(forward=128, backward=128)
+"""Tiles are unrolled in the program, and a CPU takes minutes to compile large ones."""

@@ -31,7 +31,7 @@ from mta_jax.typing import Array, Float
 def expand_keys(
     plan: Plan,
     key: Float[Array, "B K T H"],
-    expansion: Float[Array, "N rows {WINDOW}"],
+    expansion: Float[Array, "N rows window"],
     segments: SegmentLayouts | None,
 ) -> Float[Array, "B N T CqH"]:
     """Expanded keys, scaled so that they give logits in units of log 2."""
@@ -122,9 +122,7 @@ def in_document(plan: Plan, columns: Ref, windows: Ref, part: int) -> Array:
     return jnp.concatenate([same] * plan.query_taps, axis=0)
 
 
-def _kernel(
-    plan: Plan, expansion: Ref, before: Ref, block: Ref, after: Ref, *rest: Ref
-) -> None:
+def _kernel(plan: Plan, expansion: Ref, before: Ref, block: Ref, after: Ref, *rest: Ref) -> None:
     *segment_refs, out, window = rest
     j = pl.program_id(2)
     load_key_window(window, before, block, after, j == 0, j == pl.num_programs(2) - 1)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,9 +81,7 @@ def forward(
             in_specs=in_specs,
             out_specs=[
                 specs(query_rows=True, size=plan.value_size),
-                pl.BlockSpec(
-                    (None, None, 1, block), lambda b, n, s, steps: (b, n, 0, steps[0, s])
-                ),
+                pl.BlockSpec((None, None, 1, block), lambda b, n, s, steps: (b, n, 0, steps[0, s])),
             ],
             scratch_shapes=scratch,
         ),
@@ -170,9 +167,7 @@ def _kernel(
         expand_queries(plan, expanded, rows, columns)
         if plan.band:
             band.load_strip_keys(keys, key_halo, key, i == 0)
-            memory = band.Strips(
-                rows, keys, strip_matrix, logits, taps, columns, row, row_before
-            )
+            memory = band.Strips(rows, keys, strip_matrix, logits, taps, columns, row, row_before)
             strips[...] = band.strip_logits(plan, memory, block)
         maximum[...] = jnp.full_like(maximum, MASK_VALUE)
         total[...] = jnp.zeros_like(total)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mta_jax.ops.key_query_convolution import key_padding_widths
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu.attention import attention
-from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import BlockSizes, block_sizes
+from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import INTERPRETED, BlockSizes
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     KEY_HALO,
     QUERY_HALO,
@@ -49,7 +49,11 @@ def pallas_tpu(
     num_kv_heads, value_size = args.value.shape[2:]
     _, query_taps, key_taps = args.pre_kq_kernel.shape
     dtype = jnp.result_type(args.query, args.key, args.value)
-    sizes, padded = (sizes or block_sizes()).fit(length)
+    if interpret is None:
+        interpret = jax.default_backend() != "tpu"
+    if sizes is None:
+        sizes = INTERPRETED if interpret else BlockSizes()
+    sizes, padded = sizes.fit(length)
     kq_kernel = args.pre_kq_kernel.astype(jnp.float32)
     scale = args.logit_scale
     if not isinstance(scale, int | float):
@@ -88,13 +92,15 @@ def pallas_tpu(
         forward_columns=sizes.forward_columns,
         backward_block=sizes.backward,
         vmem_limit_bytes=sizes.vmem_limit_bytes,
-        interpret=jax.default_backend() != "tpu" if interpret is None else interpret,
+        interpret=interpret,
     )
     out = attention(plan, by_head(args.query), by_head(args.key), value, kq_kernel, segment_ids)
     if args.post_head_kernel is not None:
+        num_groups, group_size, _ = args.post_head_kernel.shape
         out = _mix_outputs(
-            out.reshape(batch, num_heads, padded, joined, value_size), args.post_head_kernel
-        )
+            out.reshape(batch, num_groups, group_size, padded, joined, value_size),
+            args.post_head_kernel.astype(jnp.float32).reshape(num_groups, group_size, joined, -1),
+        ).reshape(batch, num_heads, padded, value_size)
     return jnp.swapaxes(out, 1, 2)[:, :length].astype(args.output_dtype), None
 
 
@@ -117,21 +123,31 @@ def _join_values(
     return jnp.swapaxes(grouped, 2, 3).reshape(batch, -1, length, joined * value_size), joined
 
 
+@jax.custom_vjp
 def _mix_outputs(
-    out: Float[Array, "B N T joined Hv"], head_kernel: Float[Array, "M Ch Ch"]
-) -> Float[Array, "B N T Hv"]:
-    """``sum_n head_kernel[n, o] * out[n, ..., values of o, :]`` in each group."""
-    batch, num_heads, length, joined, value_size = out.shape
-    num_groups, size, _ = head_kernel.shape
-    # Output heads of a group take turns over the joined values, `size // joined` each.
-    kernel = head_kernel.astype(jnp.float32).reshape(num_groups, size, joined, -1)
-    mixed = jnp.einsum(
-        "BMNTJH,MNJS->BMJSTH",
-        out.reshape(batch, num_groups, size, length, joined, value_size),
-        kernel,
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return mixed.reshape(batch, num_heads, length, value_size)
+    out: Float[Array, "B M Ch T joined Hv"], kernel: Float[Array, "M Ch joined sharing"]
+) -> Float[Array, "B M joined sharing T Hv"]:
+    """Sums the outputs of each group, weighted for each of its heads.
+
+    Heads of a group take turns over the joined values, `sharing` heads each.
+    """
+    return jnp.einsum("BMNTJH,MNJS->BMJSTH", out, kernel, precision=jax.lax.Precision.HIGHEST)
+
+
+def _mix_forward(out: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _mix_outputs(out, kernel), (out, kernel)
+
+
+def _mix_backward(residuals: tuple[Array, Array], dmixed: Array) -> tuple[Array, Array]:
+    out, kernel = residuals
+    highest = jax.lax.Precision.HIGHEST
+    dout = jnp.einsum("BMJSTH,MNJS->BMNTJH", dmixed, kernel, precision=highest)
+    # As in `head_mixing`: one long product would add up its rounding, row by row does not.
+    by_row = jnp.einsum("BMNTJH,BMJSTH->BTMNJS", out, dmixed, precision=highest)
+    return dout, jnp.sum(by_row, axis=(0, 1))
+
+
+_mix_outputs.defvjp(_mix_forward, _mix_backward)
 
 
 def _refuse_what_is_missing(args: Arguments) -> None:

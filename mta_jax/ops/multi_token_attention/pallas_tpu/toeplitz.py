@@ -10,7 +10,7 @@ from mta_jax.typing import Array, Float
 
 def expansion_matrix(
     plan: Plan, kq_kernel: Float[Array, "N Cq Ck"]
-) -> Float[Array, "N rows {WINDOW}"]:
+) -> Float[Array, "N rows window"]:
     """Takes `WINDOW` keys to the expanded keys of the `LANES` keys in their middle.
 
     Row ``a * LANES + j`` holds tap a of key j: ``kq_kernel[n, a, b]`` in the column of
@@ -21,9 +21,7 @@ def expansion_matrix(
     return _spread(kq_kernel, column - row + plan.keys_before)
 
 
-def strip_matrix(
-    plan: Plan, kq_kernel: Float[Array, "N Cq Ck"]
-) -> Float[Array, "N rows {LANES}"]:
+def strip_matrix(plan: Plan, kq_kernel: Float[Array, "N Cq Ck"]) -> Float[Array, "N rows lanes"]:
     """Convolves `LANES` logits of a strip along keys, one matrix per query tap.
 
     Lanes are keys modulo `LANES`, so the matrices wrap around; a strip is so much

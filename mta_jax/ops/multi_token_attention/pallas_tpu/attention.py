@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mta_jax.ops.multi_token_attention.pallas_tpu.backward import backward
 from mta_jax.ops.multi_token_attention.pallas_tpu.expand_keys import expand_keys
@@ -56,12 +55,7 @@ def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
     )
     expansion, strips = expansion.astype(plan.dtype), strips.astype(plan.dtype)
     expanded = expand_keys(plan, key, expansion, segments)
-    delta = jnp.einsum(
-        "BNTH,BNTH->BNT",
-        dout.astype(jnp.float32),
-        out.astype(jnp.float32),
-        precision=lax.Precision.HIGHEST,
-    )
+    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
     dquery, dkey, dvalue, dexpansion, dstrips = backward(
         plan,
         query,

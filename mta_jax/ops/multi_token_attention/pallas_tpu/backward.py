@@ -174,14 +174,14 @@ def _kernel(
     delta: Ref,
     *rest: Ref,
 ) -> None:
-    key_segments: list[Ref] = []
+    refs = list(rest)
+    query_columns = query_columns_halo = row = row_before = columns = None
+    key_columns = key_windows = None
     if plan.has_segments:
-        query_columns, query_columns_halo, row, row_before, *rest, columns = rest
-        key_segments, rest = rest[:2], rest[2:]
-    else:
-        query_columns = query_columns_halo = row = row_before = columns = None
-    dquery, dkey, dvalue, dexpansion, dstrip_matrix, *rest = rest
-    rows, strip_keys, logits, taps, expanded, window, dexpanded, drows, dcorner = rest
+        query_columns, query_columns_halo, row, row_before, *refs, columns = refs
+        key_columns, key_windows, *refs = refs
+    dquery, dkey, dvalue, dexpansion, dstrip_matrix, *refs = refs
+    rows, strip_keys, logits, taps, expanded, window, dexpanded, drows, dcorner = refs
     block = plan.backward_block
     num_blocks = plan.length // block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
@@ -248,14 +248,14 @@ def _kernel(
                 return _masked(plan, logits_of_band, queries.start + c, distance, x)
 
             s = band.edit_blocks(s, distance, mask, keys_first=True)
-        if plan.has_segments:
-            documents = to_width(key_segments[0][keys], s.shape[1])
+        if key_columns is not None and row is not None:
+            documents = to_width(key_columns[keys], s.shape[1])
             s = jnp.where(documents == row[:, queries], s, MASK_VALUE)
         p = jnp.exp2(s - lse[:, queries])
         gradient = dout[queries]
         dvalue[keys] += plan.dot(p.astype(dout.dtype), gradient, (1, 0))
         ds = p * (plan.dot(value[keys], gradient, (1, 1)) - delta[:, queries])
-        if logits_of_band is not None:
+        if logits_of_band is not None and distance is not None:
 
             def split(_: int, c: int, distance: int, x: Array) -> Array:
                 if distance < 0:
@@ -308,7 +308,7 @@ def _kernel(
             windows = [window[part * LANES : part * LANES + WINDOW] for part in parts]
             dmatrix = plan.dot(dtaps, jnp.concatenate(windows, axis=1), (1, 1))
             if plan.has_segments:
-                same = in_document(plan, key_segments[0], key_segments[1], first)
+                same = in_document(plan, key_columns, key_windows, first)
                 matrix = jnp.where(same, expansion[...], jnp.zeros_like(matrix))
                 dmatrix = jnp.where(same, dmatrix, 0)
             dexpansion[...] += dmatrix

@@ -134,7 +134,7 @@ def _kernel(plan: Plan, expansion: Ref, before: Ref, block: Ref, after: Ref, *re
     for first in range(0, num_parts, joined):
         parts = range(first, first + joined)
         if plan.has_segments:
-            same = in_document(plan, *segment_refs, first)
+            same = in_document(plan, segment_refs[0], segment_refs[1], first)
             matrix = jnp.where(same, expansion[...], jnp.zeros_like(matrix))
         windows = [window[part * LANES : part * LANES + WINDOW] for part in parts]
         taps = plan.dot(matrix, jnp.concatenate(windows, axis=1), (1, 0)) * plan.log2_scale

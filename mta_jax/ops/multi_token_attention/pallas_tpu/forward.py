@@ -151,11 +151,11 @@ def _kernel(
     value: Ref,
     *rest: Ref,
 ) -> None:
+    refs = list(rest)
+    query_columns = query_columns_halo = row = row_before = key_row = columns = None
     if plan.has_segments:
-        query_columns, query_columns_halo, row, row_before, key_row, *rest, columns = rest
-    else:
-        query_columns = query_columns_halo = row = row_before = key_row = columns = None
-    out, lse, rows, keys, logits, taps, strips, expanded, maximum, total, accumulator = rest
+        query_columns, query_columns_halo, row, row_before, key_row, *refs, columns = refs
+    out, lse, rows, keys, logits, taps, strips, expanded, maximum, total, accumulator = refs
     block = plan.forward_block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
 
@@ -184,7 +184,7 @@ def _kernel(
         if offset is not None:
             distance = offset + own.start - keys.start
             s = band.edit_blocks(s, distance, functools.partial(replace, own.start))
-        if columns is not None:
+        if columns is not None and key_row is not None:
             documents = columns[QUERY_HALO + own.start : QUERY_HALO + own.stop]
             s = jnp.where(to_width(documents, width) == key_row[:, keys], s, MASK_VALUE)
         previous = maximum[own]

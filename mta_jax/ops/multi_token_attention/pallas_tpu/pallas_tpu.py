@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
 from mta_jax.ops.multi_token_attention.arguments import Arguments
@@ -48,7 +49,7 @@ def pallas_tpu(
     batch, length, num_heads, head_size = args.query.shape
     num_kv_heads, value_size = args.value.shape[2:]
     _, query_taps, key_taps = args.pre_kq_kernel.shape
-    dtype = jnp.result_type(args.query, args.key, args.value)
+    dtype = np.dtype(jnp.result_type(args.query, args.key, args.value))
     if interpret is None:
         interpret = jax.default_backend() != "tpu"
     if sizes is None:

@@ -52,7 +52,7 @@ class Plan:
     keys_before: int  # taps on earlier keys
     scale: float
     has_segments: bool
-    dtype: DTypeLike  # of the operands of matrix products
+    dtype: np.dtype  # of the operands of matrix products
     out_dtype: DTypeLike
     forward_block: int
     forward_rows: int

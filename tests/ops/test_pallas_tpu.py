@@ -46,6 +46,8 @@ CASES = (
     Case(batch=1, query_length=128, num_heads=1, pre_kq=(8, 13), value_size=5),
     Case(batch=1, query_length=130, num_heads=1, pre_kq=(3, 4), key_padding="left"),
     Case(batch=1, query_length=130, num_heads=1, pre_kq=(3, 4), key_padding="right"),
+    # Without any band.
+    Case(batch=1, query_length=130, num_heads=1, pre_kq=(1, 3), key_padding="left"),
     Case(batch=1, query_length=1000, num_heads=1, head_size=32, pre_kq=(6, 11)),
 )
 
@@ -153,6 +155,13 @@ def test_reads_no_memory_that_it_has_not_written():
     interpret = pltpu.InterpretParams(uninitialized_memory="nan")
     got = run(case, BlockSizes(forward=128, backward=128), interpret)
     assert all(np.isfinite(x).all() for x in got.values())
+
+
+def test_lengths_beyond_the_memory_of_a_chip_are_refused():
+    case = dataclasses.replace(SMALL, batch=1, query_length=32768)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), case.arrays())
+    with pytest.raises(NotImplementedError, match=r"length 32768 with head size 8: .* 64 MiB"):
+        jax.eval_shape(lambda arrays: pallas_tpu(Arguments(**arrays)), shapes)
 
 
 def test_traced_scale():

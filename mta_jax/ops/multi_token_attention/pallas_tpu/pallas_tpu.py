@@ -12,7 +12,11 @@ import numpy as np
 from mta_jax.ops.key_query_convolution import key_padding_widths
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu.attention import attention
-from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import INTERPRETED, BlockSizes
+from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import (
+    INTERPRETED,
+    BlockSizes,
+    resident_bytes,
+)
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     KEY_HALO,
     QUERY_HALO,
@@ -59,6 +63,14 @@ def pallas_tpu(
     scale = args.logit_scale
     if not isinstance(scale, int | float):
         kq_kernel, scale = kq_kernel * scale, 1.0
+
+    resident = resident_bytes(padded, head_size)
+    if resident > sizes.resident_bytes:
+        raise NotImplementedError(
+            f"length {length} with head size {head_size}: the backward kernel keeps "
+            f"{resident >> 20} MiB of gradients on the chip, at most {sizes.resident_bytes >> 20}; "
+            "'xla_chunked' has no such limit"
+        )
 
     def by_head(x: Array) -> Array:
         """[B, T, heads, size] to [B, heads, padded T, size]."""

@@ -99,6 +99,9 @@ class Case:
         """The `supports_*` flags that this case needs."""
         needed = {
             "bidirectional": not self.is_causal,
+            "no_convolution": self.pre_kq is None,
+            "post_convolution": self.post_kq is not None,
+            "pre_head_mixing": self.pre_head is not None,
             "unequal_lengths": self.key_length is not None,
             "value_size": self.value_size is not None,
             "one_sided_padding": self.key_padding != "both",
@@ -272,7 +275,10 @@ class AttentionSuite:
     supports_bidirectional = True
     supports_dropout = True
     supports_mask = True
+    supports_no_convolution = True
     supports_one_sided_padding = True
+    supports_post_convolution = True
+    supports_pre_head_mixing = True
     supports_segments = True
     supports_unequal_lengths = True
     supports_value_size = True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
+from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 from mta_jax.ops.multi_token_attention.reference import reference
 from mta_jax.ops.multi_token_attention.xla import xla
 from mta_jax.ops.multi_token_attention.xla_chunked import xla_chunked
@@ -13,12 +14,13 @@ from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPa
 
 _logger = logging.getLogger(__name__)
 
-Implementation = Literal["reference", "xla", "xla_chunked"]
+Implementation = Literal["reference", "xla", "xla_chunked", "pallas_tpu"]
 
 IMPLEMENTATIONS: dict[str, Callable[[Arguments], tuple[Array, Array | None]]] = {
     "reference": reference,
     "xla": xla,
     "xla_chunked": xla_chunked,
+    "pallas_tpu": pallas_tpu,
 }
 """Every implementation by name. Arguments reach it checked; one that cannot serve
 a call raises NotImplementedError, naming the limit."""

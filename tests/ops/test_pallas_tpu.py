@@ -1,0 +1,196 @@
+"""The fused TPU kernels, interpreted on the CPU."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.experimental.pallas import tpu as pltpu
+
+from mta_jax.ops.multi_token_attention import multi_token_attention
+from mta_jax.ops.multi_token_attention.arguments import Arguments
+from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
+from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import BlockSizes
+from tests.ops import attention_suite
+from tests.ops.attention_suite import (
+    SEEDS,
+    AttentionSuite,
+    Case,
+    assert_as_accurate_as_plain,
+    bfloat16_draw,
+    float32_yardsticks,
+    identity_draw,
+    out_and_gradients,
+    parametrize_cases,
+    stack,
+)
+
+# Interpreted tiles are 128 wide, so 257 positions make three of them.
+SMALL = Case(query_length=63, num_heads=2, num_kv_heads=1, pre_kq=(2, 9))
+TILES = Case(batch=1, query_length=257, num_heads=4, num_kv_heads=2, head_size=16, pre_kq=(6, 11))
+MIXED = dataclasses.replace(SMALL, num_heads=4, num_kv_heads=2, post_head=4)
+PACKED = dataclasses.replace(TILES, batch=2, num_heads=2, num_kv_heads=1, restriction="packed")
+INTERLEAVED = dataclasses.replace(PACKED, query_length=111, restriction="interleaved")
+CASES = (
+    SMALL,
+    TILES,
+    MIXED,
+    PACKED,
+    INTERLEAVED,
+    dataclasses.replace(MIXED, num_kv_heads=None, post_head=2, query_length=64),
+    dataclasses.replace(MIXED, num_kv_heads=1, post_head=2),
+    Case(batch=1, query_length=7, num_heads=2, pre_kq=(6, 11)),
+    Case(batch=1, query_length=128, num_heads=1, pre_kq=(8, 13), value_size=5),
+    Case(batch=1, query_length=130, num_heads=1, pre_kq=(3, 4), key_padding="left"),
+    Case(batch=1, query_length=130, num_heads=1, pre_kq=(3, 4), key_padding="right"),
+    # Without any band.
+    Case(batch=1, query_length=130, num_heads=1, pre_kq=(1, 3), key_padding="left"),
+    Case(batch=1, query_length=1000, num_heads=1, head_size=32, pre_kq=(6, 11)),
+)
+
+
+class TestPallasTpu(AttentionSuite):
+    implementation = "pallas_tpu"
+    supports_bidirectional = False
+    supports_dropout = False
+    supports_mask = False
+    supports_no_convolution = False
+    supports_post_convolution = False
+    supports_pre_head_mixing = False
+    supports_unequal_lengths = False
+    supports_weights = False
+
+    @parametrize_cases(*CASES)
+    def test_float32_output_and_every_gradient_are_as_accurate_as_plain(self, case):
+        super().test_float32_output_and_every_gradient_are_as_accurate_as_plain(case)
+
+    @parametrize_cases(TILES, MIXED, PACKED)
+    def test_bfloat16_output_and_every_gradient_are_as_accurate_as_plain(self, case):
+        super().test_bfloat16_output_and_every_gradient_are_as_accurate_as_plain(case)
+
+    @parametrize_cases(SMALL, TILES, PACKED)
+    def test_future_tokens_get_zero_gradient(self, case):
+        super().test_future_tokens_get_zero_gradient(case)
+
+    @parametrize_cases(PACKED, INTERLEAVED)
+    def test_other_documents_get_zero_gradient(self, case):
+        super().test_other_documents_get_zero_gradient(case)
+
+    @parametrize_cases(TILES, PACKED)
+    def test_same_answer_twice_bit_for_bit(self, case):
+        super().test_same_answer_twice_bit_for_bit(case)
+
+    def test_identity_kernels_equal_dot_product_attention(self):
+        inputs, kernels = identity_draw(SMALL)
+        cotangent = SMALL.cotangent()
+        plain_attention = functools.partial(jax.nn.dot_product_attention, is_causal=True)
+        run = functools.partial(out_and_gradients, lambda arrays: plain_attention(**arrays))
+        plain = jax.jit(run)(inputs, cotangent)
+        exact = attention_suite.float64_reference(SMALL, inputs, cotangent)
+        got = self.run(SMALL, inputs | kernels, cotangent)
+        assert_as_accurate_as_plain({name: got[name] for name in exact}, plain, exact)
+
+    def test_output_has_the_dtype_of_value(self):
+        arrays, _ = jax.tree.map(jnp.asarray, bfloat16_draw(SMALL, 0))
+        assert jax.eval_shape(self.call(SMALL, {}), arrays).dtype == jnp.bfloat16
+        arrays["value"] = arrays["value"].astype(jnp.float32)
+        assert jax.eval_shape(self.call(SMALL, {}), arrays).dtype == jnp.float32
+
+    def test_agrees_with_itself_without_jit(self):
+        attend = self.call(SMALL, {})
+        outs = [attend(jax.tree.map(jnp.asarray, SMALL.arrays(seed))) for seed in SEEDS]
+        assert_as_accurate_as_plain({"out": np.stack(outs)}, *float32_yardsticks(SMALL))
+
+    def test_works_under_vmap(self):
+        run = jax.vmap(functools.partial(out_and_gradients, self.call(SMALL, {})))
+        assert_as_accurate_as_plain(jax.jit(run)(*draws()), *float32_yardsticks(SMALL))
+
+    def test_works_under_scan_and_remat(self):
+        attend = jax.checkpoint(self.call(SMALL, {}))
+
+        def step(count, draw):
+            return count + 1, out_and_gradients(attend, *draw)
+
+        _, got = jax.jit(lambda draws: lax.scan(step, 0, draws))(draws())
+        assert_as_accurate_as_plain(got, *float32_yardsticks(SMALL))
+
+
+def draws():
+    return stack([(SMALL.arrays(seed), SMALL.cotangent(seed)) for seed in SEEDS])
+
+
+def run(case, sizes, interpret=None):
+    def attend(arrays):
+        restrictions = jax.tree.map(jnp.asarray, case.restrictions())
+        arguments = Arguments(**arrays, **restrictions, **case.options)
+        return pallas_tpu(arguments, sizes=sizes, interpret=interpret)[0]
+
+    return jax.jit(functools.partial(out_and_gradients, attend))(case.arrays(), case.cotangent())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (6, 11)])
+def test_single_token_takes_its_value(size):
+    case = Case(query_length=1, num_heads=2, pre_kq=size)
+    arrays, cotangent = case.arrays(), case.cotangent()
+    got = run(case, None)
+    np.testing.assert_array_equal(got.pop("out"), arrays["value"])
+    np.testing.assert_array_equal(got.pop("value"), cotangent)
+    # Nothing moves the one weight. What is left of a difference of two equal sums is rounding.
+    for gradient in got.values():
+        np.testing.assert_allclose(gradient, 0, rtol=0, atol=1e-5)
+
+
+def test_large_tiles_and_steps_inside_them_give_the_same():
+    case = dataclasses.replace(PACKED, query_length=500, batch=1)
+    sizes = BlockSizes(forward=512, forward_rows=256, forward_columns=128, backward=256)
+    plain, exact = attention_suite.yardsticks(case, case.arrays(), case.cotangent())
+    assert_as_accurate_as_plain(run(case, sizes), plain, exact)
+
+
+def test_reads_no_memory_that_it_has_not_written():
+    case = dataclasses.replace(PACKED, query_length=130, batch=1)
+    interpret = pltpu.InterpretParams(uninitialized_memory="nan")
+    got = run(case, BlockSizes(forward=128, backward=128), interpret)
+    assert all(np.isfinite(x).all() for x in got.values())
+
+
+def test_lengths_beyond_the_memory_of_a_chip_are_refused():
+    case = dataclasses.replace(SMALL, batch=1, query_length=32768)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), case.arrays())
+    with pytest.raises(NotImplementedError, match=r"length 32768 with head size 8: .* 64 MiB"):
+        jax.eval_shape(lambda arrays: pallas_tpu(Arguments(**arrays)), shapes)
+
+
+def test_traced_scale():
+    case = dataclasses.replace(SMALL, query_length=9)
+
+    def attend(scale, implementation):
+        arrays = jax.tree.map(jnp.asarray, case.arrays())
+        return multi_token_attention(**arrays, scale=scale, implementation=implementation)
+
+    run = jax.jit(jax.value_and_grad(lambda *a: attend(*a).sum()), static_argnums=1)
+    got, expected = run(0.3, "pallas_tpu"), run(0.3, "reference")
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pre_kq_kernel": (10, 3)}, "kernel size 10x3: at most 9 query taps"),
+        ({"pre_kq_kernel": (2, 35)}, "kernel size 2x35: at most 9 .* 16 keys"),
+        ({"query_offset": 1}, "query_offset 1"),
+        ({"key_segment_ids": np.zeros((2, 63), np.int32)}, "key_segment_ids"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(changes, message):
+    arrays = jax.tree.map(jnp.asarray, SMALL.arrays())
+    if size := changes.get("pre_kq_kernel"):
+        changes = {"pre_kq_kernel": jnp.zeros((2, *size))}
+    if "key_segment_ids" in changes:
+        changes |= {"segment_ids": jnp.ones((2, 63), jnp.int32)}
+        changes["key_segment_ids"] = jnp.asarray(changes["key_segment_ids"])
+    with pytest.raises(NotImplementedError, match=message):
+        multi_token_attention(**(arrays | changes), implementation="pallas_tpu")

@@ -76,6 +76,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 @pytest.mark.parametrize("kind", ["plain", "talking_heads", "key_query", "mta"])
 def test_torch_computes_the_same(kind):
+    # Half a gigabyte that only this comparison needs: the extra `bench`.
     torch = pytest.importorskip("torch")
     config = attention.AttentionBenchmarkConfig(num_heads=2, head_size=4, kq_kernel_size=(2, 3))
     arrays = attention._arrays(config, kind, 12)

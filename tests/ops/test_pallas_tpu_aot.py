@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 
+# The TPU compiler, which comes with the extra `tpu`.
 pytest.importorskip("libtpu")
 pytestmark = pytest.mark.aot
 

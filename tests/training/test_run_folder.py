@@ -36,9 +36,9 @@ def test_a_kill_before_the_config_was_complete_leaves_a_new_folder(tmp_path):
 
 
 def test_one_process_trains_in_a_folder(tmp_path):
-    with locked(tmp_path), pytest.raises(UserError, match="another process is training there"):  # noqa: SIM117
-        with locked(tmp_path):
-            pass
+    other = locked(tmp_path)
+    with locked(tmp_path), pytest.raises(UserError, match="another process is training there"):
+        other.__enter__()
     with locked(tmp_path):
         pass
 

@@ -23,6 +23,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     STRIP,
     Plan,
 )
+from mta_jax.ops.target import target_platform
 from mta_jax.typing import Array, Float
 
 
@@ -55,7 +56,7 @@ def pallas_tpu(
     _, query_taps, key_taps = args.pre_kq_kernel.shape
     dtype = np.dtype(jnp.result_type(args.query, args.key, args.value))
     if interpret is None:
-        interpret = jax.default_backend() != "tpu"
+        interpret = target_platform() != "tpu"
     if sizes is None:
         sizes = INTERPRETED if interpret else BlockSizes()
     sizes, padded = sizes.fit(length)

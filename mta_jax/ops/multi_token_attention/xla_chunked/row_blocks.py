@@ -216,11 +216,9 @@ def _example_gradient(
             start = index * plan.block_rows
             (own,) = pullback(lax.dynamic_slice_in_dim(dout, start, plan.block_rows, axis=1))
             # Rows of the halo belong to the block before as well: their gradients add up.
-            window = (start, plan.block_rows + plan.halo)
-            query = lax.dynamic_slice_in_dim(total.query, *window, axis=1) + own.query
-            query = lax.dynamic_update_slice_in_dim(total.query, query, start, axis=1)
-            same_query = own._replace(query=total.query)
-            summed = jax.tree.map(jnp.add, total, same_query)
+            part = total._replace(query=rows.cut(total.query, index, axis=1))
+            summed = jax.tree.map(jnp.add, part, own)
+            query = lax.dynamic_update_slice_in_dim(total.query, summed.query, start, axis=1)
             return summed._replace(query=query), None
 
         seen = slice(0, stage.num_keys)
@@ -251,7 +249,8 @@ class _Rows:
         widths[axis] = (self._plan.halo, behind)
         return jnp.pad(x, widths)
 
-    def _cut(self, padded: Array, index: Array, axis: int) -> Array:
+    def cut(self, padded: Array, index: Array, axis: int) -> Array:
+        """The rows of block `index`, halo included, of an array padded like `query`."""
         start = index * self._plan.block_rows
         size = self._plan.block_rows + self._plan.halo
         return lax.dynamic_slice_in_dim(padded, start, size, axis)
@@ -259,7 +258,7 @@ class _Rows:
     def inputs(self, stage: _Stage, index: Array) -> Inputs:
         """What block `index` reads."""
         return self._inputs._replace(
-            query=self._cut(self.query, index, axis=1),
+            query=self.cut(self.query, index, axis=1),
             key=self._inputs.key[..., : stage.num_keys],
             value=self._inputs.value[..., : stage.num_keys],
         )
@@ -274,13 +273,13 @@ class _Rows:
             allowed &= jnp.arange(stage.num_keys) <= positions[:, None] + self._offset
         segment_ids = None
         if example.segment_ids is not None and example.key_segment_ids is not None:
-            segment_ids = self._cut(self._padded(example.segment_ids, axis=0), index, axis=0)
+            segment_ids = self.cut(self._padded(example.segment_ids, axis=0), index, axis=0)
             allowed &= segment_ids[:, None] == example.key_segment_ids[: stage.num_keys]
         allowed = allowed[None]
         if example.mask is not None:
             mask = example.mask[..., : stage.num_keys]
             if mask.shape[1] > 1:
-                mask = self._cut(self._padded(mask, axis=1), index, axis=1)
+                mask = self.cut(self._padded(mask, axis=1), index, axis=1)
             allowed &= mask
         key = example.dropout_key
         key = None if key is None else jax.random.fold_in(key, index)

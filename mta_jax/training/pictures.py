@@ -68,7 +68,9 @@ def _kernels(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _toy_attention(results: Mapping[str, Result]) -> Figure:
     """Attention of one held-out sample, from its question and answer to the blocks.
 
-    Of every run it shows the layer and head that puts most weight on the answer.
+    Of every run it shows the layer and head that best follows the answer through its
+    block, letter by letter. (A head that always looks at the first token may happen to
+    look at the block.)
     """
     first = next(iter(results.values()))
     config = first.program.config
@@ -94,10 +96,9 @@ def _toy_attention(results: Mapping[str, Result]) -> Figure:
             for layer in range(len(weights))
             for head in range(weights[layer].shape[1])
         }
-        layer, head = max(
-            candidates,
-            key=lambda which: candidates[which][:, start : start + task.block_size].sum(),
-        )
+        answer_rows, block = slice(-len(answer), None), slice(start, start + task.block_size)
+        scores = {which: _best_diagonal(x[answer_rows, block]) for which, x in candidates.items()}
+        layer, head = max(scores, key=lambda which: scores[which])
         maps[f"{name}: layer {layer}, head {head}"] = candidates[layer, head]
     return viz.attention_maps(
         maps,
@@ -106,3 +107,9 @@ def _toy_attention(results: Mapping[str, Result]) -> Figure:
         marked=(start, start + task.block_size),
         marked_label="framed: the block that answers the question",
     )
+
+
+def _best_diagonal(weights: np.ndarray) -> float:
+    """The largest sum along a diagonal of [queries, keys]."""
+    num_queries, num_keys = weights.shape
+    return max(float(weights.trace(offset)) for offset in range(1 - num_queries, num_keys))

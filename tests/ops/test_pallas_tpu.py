@@ -47,12 +47,10 @@ CASES = (
     Case(batch=1, query_length=130, num_heads=1, pre_kq=(3, 4), key_padding="left"),
     Case(batch=1, query_length=130, num_heads=1, pre_kq=(3, 4), key_padding="right"),
     # Without any band.
-    Case(batch=1, query_length=130, num_heads=1, pre_kq=(1, 3), key_padding="left"),
+    Case(batch=1, query_length=130, num_heads=2, pre_kq=(1, 16), key_padding="left"),
     Case(batch=1, query_length=1000, num_heads=1, head_size=32, pre_kq=(6, 11)),
 )
 
-# Interpreted, it has been checked with jax 0.10 alone so far.
-pytestmark = pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="checked with jax 0.10")
 
 
 class TestPallasTpu(AttentionSuite):

@@ -27,7 +27,7 @@ def attention(
     """Causal attention over logits convolved with `kq_kernel`.
 
     V divides N: consecutive heads share an array of values. Only the arguments, the
-    output and one float per row and head are kept for the gradient.
+    output and two floats per row and head are kept for the gradient.
     """
     return _forward(plan, query, key, value, kq_kernel, segment_ids)[0]
 
@@ -43,19 +43,22 @@ def _forward(
     segments = None if segment_ids is None else segment_layouts(plan, segment_ids)
     expansion, strips = _matrices(plan, kq_kernel)
     expanded = expand_keys(plan, key, expansion, segments)
-    out, lse = forward(plan, query, key, value, expanded, strips, segments)
-    return out, (query, key, value, kq_kernel, segment_ids, out, lse)
+    out, maximum, denominator = forward(plan, query, key, value, expanded, strips, segments)
+    return out, (query, key, value, kq_kernel, segment_ids, out, maximum, denominator)
 
 
 def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
-    query, key, value, kq_kernel, segment_ids, out, lse = residuals
+    query, key, value, kq_kernel, segment_ids, out, maximum, denominator = residuals
     segments = None if segment_ids is None else segment_layouts(plan, segment_ids)
     (expansion, strips), to_kernel = jax.vjp(
         functools.partial(_matrices, plan, dtype=jnp.float32), kq_kernel
     )
     expansion, strips = expansion.astype(plan.dtype), strips.astype(plan.dtype)
     expanded = expand_keys(plan, key, expansion, segments)
-    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+    # The kernel forms weights that are not divided; their gradient and values' are linear
+    # in `dout`, which can be divided instead.
+    dout = dout.astype(jnp.float32) / jnp.swapaxes(denominator, 2, 3)
+    delta = jnp.sum(dout * out.astype(jnp.float32), axis=-1)
     dquery, dkey, dvalue, dexpansion, dstrips = backward(
         plan,
         query,
@@ -66,7 +69,7 @@ def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
         strips,
         segments,
         dout.astype(plan.dtype),
-        lse,
+        maximum,
         delta[:, :, None],
     )
     (dkernel,) = to_kernel((jnp.sum(dexpansion, axis=0), jnp.sum(dstrips, axis=0)))

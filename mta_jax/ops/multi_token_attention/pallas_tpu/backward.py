@@ -59,12 +59,13 @@ def backward(
     strip_matrix: Float[Array, "N rows lanes"],
     segments: SegmentLayouts | None,
     dout: Float[Array, "B N T Hv"],
-    lse: Float[Array, "B N 1 T"],
+    maximum: Float[Array, "B N 1 T"],
     delta: Float[Array, "B N 1 T"],
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients per query head, in float32.
 
-    `lse` is what the forward kernel returned, `delta` the sum of ``dout * out`` per row.
+    `maximum` is that of the forward kernel, whose denominators `dout` has been divided by;
+    `delta` is the sum of ``dout * out`` per row.
 
     Returns:
       Those of queries and keys ``[B, N, T, H]`` and values ``[B, N, T, Hv]``, and those of
@@ -96,7 +97,7 @@ def backward(
         statistic,
     ]
     operands = [query, query, key, key, key, key, key, expansion, strip_matrix, expanded_key]
-    operands += [value, dout, lse, delta]
+    operands += [value, dout, maximum, delta]
     scratch = [
         pltpu.VMEM((QUERY_HALO + block, plan.head_size), jnp.float32),
         pltpu.VMEM((STRIP + block, plan.head_size), plan.dtype),
@@ -170,7 +171,7 @@ def _kernel(
     expanded_key: Ref,
     value: Ref,
     dout: Ref,
-    lse: Ref,
+    maximum: Ref,
     delta: Ref,
     *rest: Ref,
 ) -> None:
@@ -251,7 +252,7 @@ def _kernel(
         if key_columns is not None and row is not None:
             documents = to_width(key_columns[keys], s.shape[1])
             s = jnp.where(documents == row[:, queries], s, MASK_VALUE)
-        p = jnp.exp2(s - lse[:, queries])
+        p = jnp.exp2(s - maximum[:, queries])
         gradient = dout[queries]
         dvalue[keys] += plan.dot(p.astype(dout.dtype), gradient, (1, 0))
         ds = p * (plan.dot(value[keys], gradient, (1, 1)) - delta[:, queries])

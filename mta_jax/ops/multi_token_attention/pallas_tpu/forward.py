@@ -35,11 +35,12 @@ def forward(
     expanded_key: Float[Array, "B N T CqH"],
     strip_matrix: Float[Array, "N rows lanes"],
     segments: SegmentLayouts | None,
-) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N 1 T"]]:
+) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N 1 T"], Float[Array, "B N 1 T"]]:
     """Attention of each head over its values.
 
     Returns:
-      The output, and per row the logarithm to base 2 of the softmax denominator.
+      The output, and per row the largest logit in units of log 2 and the softmax
+      denominator relative to it. Their sum in the log would round each of them.
     """
     block = plan.forward_block
     steps = causal_steps(plan.length // block, keys_outside=False)
@@ -73,6 +74,10 @@ def forward(
         in_specs.append(pl.BlockSpec((None, 1, block), lambda b, n, s, steps: (b, 0, steps[1, s])))
         operands.append(segments.row)
         scratch.append(pltpu.VMEM((QUERY_HALO + block, LANES), jnp.int32))
+    statistic = (
+        pl.BlockSpec((None, None, 1, block), lambda b, n, s, steps: (b, n, 0, steps[0, s])),
+        jax.ShapeDtypeStruct((plan.batch, plan.num_heads, 1, plan.length), jnp.float32),
+    )
     return pl.pallas_call(
         functools.partial(_kernel, plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -81,7 +86,8 @@ def forward(
             in_specs=in_specs,
             out_specs=[
                 specs(query_rows=True, size=plan.value_size),
-                pl.BlockSpec((None, None, 1, block), lambda b, n, s, steps: (b, n, 0, steps[0, s])),
+                statistic[0],
+                statistic[0],
             ],
             scratch_shapes=scratch,
         ),
@@ -89,7 +95,8 @@ def forward(
             jax.ShapeDtypeStruct(
                 (plan.batch, plan.num_heads, plan.length, plan.value_size), plan.out_dtype
             ),
-            jax.ShapeDtypeStruct((plan.batch, plan.num_heads, 1, plan.length), jnp.float32),
+            statistic[1],
+            statistic[1],
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
@@ -155,7 +162,8 @@ def _kernel(
     query_columns = query_columns_halo = row = row_before = key_row = columns = None
     if plan.has_segments:
         query_columns, query_columns_halo, row, row_before, key_row, *refs, columns = refs
-    out, lse, rows, keys, logits, taps, strips, expanded, maximum, total, accumulator = refs
+    out, row_maximum, row_denominator, *refs = refs
+    rows, keys, logits, taps, strips, expanded, maximum, total, accumulator = refs
     block = plan.forward_block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
 
@@ -234,6 +242,6 @@ def _kernel(
         attend_tile(0)
         denominator = jnp.broadcast_to(jnp.sum(total[...], axis=1, keepdims=True), total.shape)
         out[...] = (accumulator[...] / to_width(denominator, plan.value_size)).astype(out.dtype)
-        statistics = maximum[...] + jnp.log2(denominator)
         for r in range(0, block, LANES):
-            lse[:, r : r + LANES] = statistics[r : r + LANES].T[:1]
+            row_maximum[:, r : r + LANES] = maximum[r : r + LANES].T[:1]
+            row_denominator[:, r : r + LANES] = denominator[r : r + LANES].T[:1]

@@ -35,10 +35,5 @@ def strip_matrix(plan: Plan, kq_kernel: Float[Array, "N Cq Ck"]) -> Float[Array,
 def _spread(kq_kernel: Float[Array, "N Cq Ck"], tap: np.ndarray) -> Array:
     """Entry (r, c) of query tap a is ``kq_kernel[n, a, tap[r, c]]``, or zero; taps stacked."""
     place = tap == np.arange(kq_kernel.shape[2])[:, None, None]
-    matrices = jnp.einsum(
-        "NQK,KRC->NQRC",
-        kq_kernel.astype(jnp.float32),
-        place.astype(np.float32),
-        precision=lax.Precision.HIGHEST,
-    )
+    matrices = jnp.sum(jnp.where(place, kq_kernel.astype(jnp.float32)[..., None, None], 0), axis=2)
     return matrices.reshape(kq_kernel.shape[0], -1, tap.shape[1])

@@ -108,9 +108,9 @@ class HotPath:
     """Steps of the loop over the grid, those that fill and drain the pipeline included;
     1 without such a loop, None where the listing does not say."""
 
-    others: Sequence[int]
-    """Cycles of the other regions with matrix products, largest first: tiles on the
-    diagonal, for example."""
+    regions: Sequence[int]
+    """Cycles of each region with matrix products, in the order of the listing: the hot
+    one, tiles on the diagonal, and so on."""
 
     certain: bool
     """False where the rule could not be followed: the listing is cut, its branches do not
@@ -212,13 +212,15 @@ def find_hot_path(schedule: Schedule) -> HotPath:
         for part in parts
         if part.grid == hot.grid and part.region.holds(hot.region) and part != hot
     ]
-    others = [cost.bundles for part, cost in costs.items() if cost.matmuls and part != hot]
+    with_matmuls = sorted(
+        (part for part in parts if costs[part].matmuls), key=lambda part: part.region.start
+    )
     return HotPath(
         cycles=costs[hot].bundles,
         step_cycles=sum(cost.bundles for cost in step)
         / math.prod(loop.trips or 1 for loop in around),
         steps=hot.grid.trips if hot.grid else 1,
-        others=tuple(sorted(others, reverse=True)),
+        regions=tuple(costs[part].bundles for part in with_matmuls),
         certain=(
             schedule.complete
             and all(cost.certain for cost in [costs[hot], *step])

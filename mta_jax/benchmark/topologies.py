@@ -1,5 +1,6 @@
 """TPUs to compile for, none of which needs to be there."""
 
+import dataclasses
 import importlib.util
 from typing import Literal
 
@@ -11,8 +12,56 @@ from mta_jax.errors import UserError
 
 TopologyName = Literal["v5e", "v5p", "v6e"]
 
-# The smallest slice of each that libtpu describes.
-_SLICES: dict[str, str] = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Topology:
+    """One chip of a generation.
+
+    Bandwidths are those of https://cloud.google.com/tpu/docs/system-architecture-tpu-vm;
+    clocks follow from the peak given there and the products of a cycle (4 units of
+    128 x 128 multiply-adds a core, 16 of them on v6e).
+    """
+
+    smallest_slice: str
+    """As libtpu names it."""
+
+    device_kind: str
+    """As JAX names it."""
+
+    bandwidth: float
+    """Of the chip's memory, in bytes per second."""
+
+    clock: float
+    """In Hz."""
+
+    cores: int
+    """Of a chip, which a program shares out among them."""
+
+
+TOPOLOGIES: dict[TopologyName, Topology] = {
+    "v5e": Topology(
+        smallest_slice="v5e:2x2",
+        device_kind="TPU v5 lite",
+        bandwidth=819e9,
+        clock=1.5e9,
+        cores=1,
+    ),
+    "v5p": Topology(
+        smallest_slice="v5p:2x2x1",
+        device_kind="TPU v5",
+        bandwidth=2765e9,
+        clock=1.75e9,
+        cores=2,
+    ),
+    "v6e": Topology(
+        smallest_slice="v6e:2x2",
+        device_kind="TPU v6 lite",
+        bandwidth=1640e9,
+        clock=1.75e9,
+        cores=1,
+    ),
+}
+"""Every topology by name."""
 
 ENVIRONMENT = {
     # The device of the process itself; libtpu is used as a compiler only.
@@ -55,7 +104,9 @@ def abstract_mesh(name: TopologyName) -> Mesh:
     """
     check_libtpu()
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=_SLICES[name])
+        topology = topologies.get_topology_desc(
+            platform="tpu", topology_name=TOPOLOGIES[name].smallest_slice
+        )
     except Exception as error:
         raise UserError(f"topology {name}: libtpu refuses it ({error})") from error
     return Mesh(np.array(topology.devices[:1]), ("device",))

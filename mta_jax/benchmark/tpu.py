@@ -16,8 +16,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mta_jax.benchmark.topologies import TopologyName, check_libtpu
+from mta_jax.benchmark.topologies import TOPOLOGIES, TopologyName, check_libtpu
 from mta_jax.benchmark.tpu_compile import Compiled, OutOfMemoryError, compile_in_subprocess
+from mta_jax.benchmark.tpu_cycles import Row, ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, YARDSTICK, Direction, Shapes
 from mta_jax.command_line import parse
 from mta_jax.errors import UserError
@@ -28,9 +29,11 @@ _PROG = "python -m mta_jax.benchmark tpu"
 
 _CAVEAT = (
     "Estimates from a compiled schedule; nothing was run. Cycles are bundles, per 128 x 128 "
-    "logits per head: of an interior tile, and what a step of the grid takes besides. DMA "
-    "waits, memory bandwidth and clock rates are not in them. Bytes accessed are XLA's cost "
-    "model of the part outside Pallas kernels, which counts the body of a loop once."
+    "logits per head: of an interior tile; what a step of the grid takes besides; and of the "
+    "whole causal pass, tiles on the diagonal and idle steps included, over the logits that "
+    "are not masked. DMA waits are not in them. XLA bytes are its cost model of the part "
+    "outside Pallas kernels, which counts the body of a loop once; its cycles are the time "
+    "that these bytes take at the bandwidth of the chip's memory."
 )
 
 
@@ -43,7 +46,8 @@ class TpuBenchmarkConfig:
 
     kernels: list[str] = dataclasses.field(default_factory=lambda: list(KERNELS))
     """Kernels to compile. `splash` is JAX's own attention, and what others are compared
-    with; `xla` is multi-token attention with all four mixing steps."""
+    with; `pallas_tpu` is multi-token attention with a key-query kernel on the logits, the
+    others with all four mixing steps."""
 
     direction: Direction = "forward"
     """Forward pass only, or with the gradients towards all arguments."""
@@ -82,84 +86,16 @@ class TpuBenchmarkConfig:
         if not self.timeout > 0:
             raise ValueError(f"timeout {self.timeout}: must be above 0")
 
-    @property
-    def shapes(self) -> Shapes:
-        """What each kernel is compiled for."""
-        names = (field.name for field in dataclasses.fields(Shapes))
-        return Shapes(**{name: getattr(self, name) for name in names})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """Static cycles of one Pallas kernel. Cycles are per 128 x 128 logits per head."""
-
-    name: str
-    """The kernel's name in the compiled program."""
-
-    role: Literal["forward", "backward"] | None
-    """The pass it is the main kernel of; None for one that prepares or finishes, whose
-    cycles are spread over all the logits that a causal mask leaves."""
-
-    cycles: float | None
-    """Of an interior tile; None where the number of grid steps is not known."""
-
-    step_cycles: float | None
-    """What a step of the grid takes besides."""
-
-    other_regions: tuple[float, ...]
-    """Of other regions with matrix products, which `cycles` leaves out: tiles on the
-    diagonal, say. Per 128 x 128 logits of a whole tile."""
-
-    certain: bool
-    """Whether the schedule could be read by the rule (see `HotPath.certain`)."""
-
-    @property
-    def total(self) -> float | None:
-        """Both kinds of cycles."""
-        return (
-            None
-            if self.cycles is None or self.step_cycles is None
-            else self.cycles + self.step_cycles
+    def shapes(self, topology: TopologyName) -> Shapes:
+        """What each kernel is compiled for on a TPU."""
+        return Shapes(
+            num_heads=self.num_heads,
+            length=self.length,
+            head_size=self.head_size,
+            dtype=self.dtype,
+            direction=self.direction,
+            device_kind=TOPOLOGIES[topology].device_kind,
         )
-
-
-def rows_of(compiled: Compiled, shapes: Shapes) -> list[Row]:
-    """Puts the cycles of each Pallas kernel in relation to the logits.
-
-    Args:
-      compiled: what the compiler says of the program.
-      shapes: what the program is compiled for.
-
-    Returns:
-      One row for each Pallas kernel, in the order of the program.
-    """
-    causal_blocks = shapes.num_heads * shapes.length * (shapes.length + 1) / 2 / 128**2
-    rows = []
-    for kernel in compiled.pallas_kernels:
-        path, tile = kernel.hot_path, kernel.tile
-        if tile is not None:
-            share: float | None = 1 / tile.blocks
-        else:
-            share = None if path.steps is None else path.steps / causal_blocks
-        rows.append(
-            Row(
-                name=kernel.name,
-                role=tile.role if tile else None,
-                cycles=None if share is None else path.cycles * share,
-                step_cycles=None if share is None else path.step_cycles * share,
-                other_regions=() if tile is None else tuple(n / tile.blocks for n in path.others),
-                certain=path.certain,
-            )
-        )
-    return rows
-
-
-def ratio(rows: list[Row], yardstick: list[Row]) -> float | None:
-    """How many times the cycles of other rows some rows take; None if any is not known."""
-    ours, theirs = ([row.total for row in side] for side in (rows, yardstick))
-    if not ours or not theirs or None in ours or None in theirs:
-        return None
-    return sum(total or 0 for total in ours) / sum(total or 0 for total in theirs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +106,13 @@ class _Outcome:
     topology: TopologyName
     compiled: Compiled | None = None
     rows: list[Row] = dataclasses.field(default_factory=list)
+    xla_cycles: float | None = None
     failure: UserError | None = None
+
+    @property
+    def cycles(self) -> list[float | None]:
+        """Of every Pallas kernel, and of the rest."""
+        return [*(row.whole for row in self.rows), self.xla_cycles]
 
 
 def main(arguments: list[str]) -> int:
@@ -210,51 +152,62 @@ def _compile_all(config: TpuBenchmarkConfig) -> list[_Outcome]:
     for topology in config.topologies:
         for kernel in config.kernels:
             progress.print(f"compiling {kernel} for {topology}")
+            shapes = config.shapes(topology)
             try:
-                compiled = compile_in_subprocess(
-                    kernel, topology, config.shapes, timeout=config.timeout
-                )
+                compiled = compile_in_subprocess(kernel, topology, shapes, timeout=config.timeout)
             except UserError as failure:
                 outcome = _Outcome(kernel=kernel, topology=topology, failure=failure)
             else:
-                rows = rows_of(compiled, config.shapes)
-                outcome = _Outcome(kernel=kernel, topology=topology, compiled=compiled, rows=rows)
+                chip = TOPOLOGIES[topology]
+                outcome = _Outcome(
+                    kernel=kernel,
+                    topology=topology,
+                    compiled=compiled,
+                    rows=rows_of(compiled, shapes, chip),
+                    xla_cycles=xla_cycles(compiled, shapes, chip),
+                )
             outcomes.append(outcome)
     return outcomes
 
 
-def _yardstick_rows(outcomes: list[_Outcome], topology: TopologyName) -> list[Row]:
-    """The rows of the yardstick on a TPU; none if it was not compiled."""
-    return [
-        row
-        for outcome in outcomes
-        if (outcome.kernel, outcome.topology) == (YARDSTICK, topology)
-        for row in outcome.rows
-    ]
+def _yardstick(outcomes: list[_Outcome], topology: TopologyName) -> _Outcome:
+    """The yardstick on a TPU; without any figures if it was not compiled."""
+    for outcome in outcomes:
+        if (outcome.kernel, outcome.topology) == (YARDSTICK, topology):
+            return outcome
+    return _Outcome(kernel=YARDSTICK, topology=topology)
 
 
 def _figures(outcomes: list[_Outcome], outcome: _Outcome) -> dict[str, Any]:
     """Everything that is reported of a kernel on a TPU, ready for JSON."""
-    yardstick = _yardstick_rows(outcomes, outcome.topology)
+    yardstick = _yardstick(outcomes, outcome.topology)
     content: dict[str, Any] = {"kernel": outcome.kernel, "topology": outcome.topology}
     if outcome.compiled is None:
         return content | {"failure": str(outcome.failure)}
     return content | {
         "temp_bytes": outcome.compiled.temp_bytes,
         "xla_bytes_accessed": outcome.compiled.xla_bytes,
+        "xla_cycles": outcome.xla_cycles,
+        "whole": ratio(outcome.cycles, [1.0]),
         "pallas_kernels": [
             dataclasses.asdict(row)
-            | {"vs_splash": ratio([row], [r for r in yardstick if r.role and r.role == row.role])}
+            | {
+                "vs_splash": ratio(
+                    [row.whole], [r.whole for r in yardstick.rows if r.role and r.role == row.role]
+                )
+            }
             for row in outcome.rows
         ],
-        "all_pallas_kernels_vs_splash": ratio(outcome.rows, yardstick),
+        "pallas_kernels_vs_splash": ratio(outcome.cycles[:-1], yardstick.cycles[:-1]),
+        "vs_splash": ratio(outcome.cycles, yardstick.cycles),
     }
 
 
 def _describe(config: TpuBenchmarkConfig) -> dict[str, Any]:
     """What the figures depend on."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-    return versions | dataclasses.asdict(config.shapes)
+    names = ("num_heads", "length", "head_size", "dtype", "direction")
+    return versions | {name: getattr(config, name) for name in names}
 
 
 def _write_json(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
@@ -275,7 +228,7 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
     table = Table(title=f"Compiled, not run: {title}", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("TPU")
     table.add_column("kernel", overflow="fold")
-    for name in ("cycles", "+ step", "vs splash", "temp memory", "XLA bytes"):
+    for name in ("tile", "+ step", "whole", "vs splash", "temp memory", "XLA bytes"):
         table.add_column(name, justify="right")
     notes = []
     for outcome in outcomes:
@@ -283,12 +236,13 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
         head = (outcome.topology, outcome.kernel, "", "")
         if "failure" in figures:
             too_large = isinstance(outcome.failure, OutOfMemoryError)
-            table.add_row(*head, "", "too large" if too_large else "failed", "")
+            table.add_row(*head, "", "", "too large" if too_large else "failed", "")
             notes.append(f"{outcome.kernel} on {outcome.topology}: {outcome.failure}")
             continue
         table.add_row(
             *head,
-            _spell(figures["all_pallas_kernels_vs_splash"], 2),
+            _spell(figures["whole"], 1),
+            _spell(figures["vs_splash"], 2),
             spell_bytes(figures["temp_bytes"]),
             spell_bytes(figures["xla_bytes_accessed"]),
         )
@@ -298,14 +252,17 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
                 f"  {row['name']}",
                 ("" if row["certain"] else "~") + _spell(row["cycles"], 1),
                 _spell(row["step_cycles"], 1),
+                _spell(row["whole"], 1),
                 _spell(row["vs_splash"], 2),
             )
             where = f"{row['name']} on {outcome.topology}"
-            if row["other_regions"]:
-                others = ", ".join(f"{cycles:.1f}" for cycles in row["other_regions"])
-                notes.append(f"{where}: other tiles take {others} cycles")
+            if len(row["regions"]) > 1:
+                regions = ", ".join(f"{cycles:.1f}" for cycles in row["regions"])
+                notes.append(f"{where}: its tiles and other parts take {regions} cycles")
             if not row["certain"]:
                 notes.append(f"{where}: ~ a guess, see HotPath.certain")
+        if outcome.xla_cycles is not None:
+            table.add_row("", "  XLA", "", "", _spell(outcome.xla_cycles, 1))
     console = Console(highlight=False)
     console.print(table)
     for note in [*notes, _CAVEAT]:

@@ -120,12 +120,13 @@ def _compile(kernel: str, topology: TopologyName, shapes: Shapes, folder: Path) 
     """Compiles in this process, whose libtpu may not have been used before."""
     program = KERNELS[kernel](shapes)
     os.environ["LIBTPU_INIT_ARGS"] = _dump_flags(folder) if program.tiles else ""
-    sharding = NamedSharding(abstract_mesh(topology), PartitionSpec())
+    mesh = abstract_mesh(topology)
+    sharding = NamedSharding(mesh, PartitionSpec())
     arguments = [
         jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=sharding)
         for argument in program.arguments
     ]
-    with targeting("tpu"):
+    with targeting(mesh.devices.item()):
         lowered = jax.jit(program.function).lower(*arguments)
     compiled = lowered.compile()
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
@@ -140,9 +141,7 @@ def _compile(kernel: str, topology: TopologyName, shapes: Shapes, folder: Path) 
         pallas_kernels=[
             PallasKernel(
                 name=call[1],
-                tile=next(
-                    (t for name, t in program.tiles.items() if call[1].startswith(name)), None
-                ),
+                tile=next((t for name, t in program.tiles.items() if name in call[1]), None),
                 hot_path=_read_hot_path(folder, call[1]),
             )
             for call in calls

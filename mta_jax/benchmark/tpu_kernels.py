@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
+from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import block_sizes
 from mta_jax.typing import Array
 
 Direction = Literal["forward", "forward+backward"]
@@ -28,6 +29,8 @@ class Shapes:
     head_size: int
     dtype: str
     direction: Direction
+    device_kind: str
+    """The TPU, in JAX's words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,13 @@ class Tile:
     heads: int
     queries: int
     keys: int
+
+    runs: tuple[int, ...]
+    """How often each region with matrix products runs for these heads, in the order of
+    the kernel's source, which is that of the listing."""
+
+    steps: int
+    """Steps of the grid for these heads."""
 
     @property
     def blocks(self) -> float:
@@ -57,7 +67,7 @@ class Program:
     """Shapes and dtypes, without a sharding."""
 
     tiles: Mapping[str, Tile] = dataclasses.field(default_factory=dict)
-    """Tile of each main kernel, by the start of its name; empty where there is no Pallas
+    """Tile of each main kernel, by a part of its name; empty where there is no Pallas
     kernel at all. Further Pallas kernels prepare or finish, and their cycles are spread
     over all the logits."""
 
@@ -65,10 +75,10 @@ class Program:
 def splash(shapes: Shapes) -> Program:
     """JAX's own attention kernel for TPUs, the yardstick; its backward pass is the fused one.
 
-    It takes queries that are scaled already. Block sizes are the best of those tried on
-    v5e and v6e at head size 128 (512 to 2048 each, 512 and 1024 keys at once): with blocks
-    of 2048 keys a logit takes 5 % fewer cycles, but a causal mask over 4,096 positions
-    then leaves 20 % more of them to compute.
+    Arrays are laid out as in `multi_token_attention`. Block sizes are the best of those
+    tried on v5e and v6e at head size 128 (512 to 2048 each, 512 and 1024 keys at once):
+    with blocks of 2048 keys a logit takes 5 % fewer cycles, but a causal mask over 4,096
+    positions then leaves 20 % more of them to compute.
     """
     block = _largest_block(shapes.length, 1024)
     keys_at_once = min(block, 512)
@@ -88,23 +98,50 @@ def splash(shapes: Shapes) -> Program:
     )
 
     def attention(query: Array, key: Array, value: Array) -> Array:
-        return kernel(query, key, value)
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)
 
-    sequence = (shapes.num_heads, shapes.length, shapes.head_size)
+    blocks = shapes.length // block
+    # Every step of the square grid is gone through; those above the diagonal do nothing.
+    runs, steps = (blocks * (blocks + 1) // 2,), blocks**2
     return Program(
         _in_direction(attention, shapes.direction),
-        (jax.ShapeDtypeStruct(sequence, shapes.dtype),) * 3,
+        (_sequence(shapes),) * 3,
         {
-            "splash_mha_fwd": Tile("forward", 1, block, block),
-            "splash_mha_dkv": Tile("backward", 1, block, block),
+            "splash_mha_fwd": Tile("forward", 1, block, block, runs, steps),
+            "splash_mha_dkv": Tile("backward", 1, block, block, runs, steps),
+        },
+    )
+
+
+def _convolved_logits(shapes: Shapes) -> Program:
+    """The fused kernel: multi-token attention with a key-query kernel on the logits."""
+
+    def attention(query: Array, key: Array, value: Array, kq_kernel: Array) -> Array:
+        return multi_token_attention(
+            query, key, value, pre_kq_kernel=kq_kernel, implementation="pallas_tpu"
+        )
+
+    sizes, padded = block_sizes(shapes.device_kind).fit(
+        shapes.length, shapes.head_size, shapes.head_size, jnp.dtype(shapes.dtype)
+    )
+    rows = padded // sizes.block
+    tiles = rows * (rows + 1) // 2
+    # Tiles far below the diagonal, just below it and on it.
+    runs = (tiles - 2 * rows + 1, rows - 1, rows)
+    return Program(
+        _in_direction(attention, shapes.direction),
+        (_sequence(shapes),) * 3 + (_key_query_kernel(shapes),),
+        {
+            "mta_forward": Tile("forward", 1, sizes.block, sizes.block, runs, tiles),
+            # The last region ends a column.
+            "mta_backward": Tile("backward", 1, sizes.block, sizes.block, (*runs, rows), tiles),
         },
     )
 
 
 def _full_mta(implementation: Implementation, shapes: Shapes) -> Program:
     """An implementation of multi-token attention with all four mixing steps."""
-    sequence = (1, shapes.length, shapes.num_heads, shapes.head_size)
-    key_query_kernel = jax.ShapeDtypeStruct((shapes.num_heads, 6, 11), jnp.float32)
     head_kernel = jax.ShapeDtypeStruct((1, shapes.num_heads, shapes.num_heads), jnp.float32)
 
     def attention(
@@ -129,12 +166,25 @@ def _full_mta(implementation: Implementation, shapes: Shapes) -> Program:
 
     return Program(
         _in_direction(attention, shapes.direction),
-        (jax.ShapeDtypeStruct(sequence, shapes.dtype),) * 3 + (key_query_kernel, head_kernel) * 2,
+        (_sequence(shapes),) * 3 + (_key_query_kernel(shapes), head_kernel) * 2,
     )
+
+
+def _sequence(shapes: Shapes) -> jax.ShapeDtypeStruct:
+    """Queries, keys or values."""
+    return jax.ShapeDtypeStruct(
+        (1, shapes.length, shapes.num_heads, shapes.head_size), shapes.dtype
+    )
+
+
+def _key_query_kernel(shapes: Shapes) -> jax.ShapeDtypeStruct:
+    """The paper's kernel size."""
+    return jax.ShapeDtypeStruct((shapes.num_heads, 6, 11), jnp.float32)
 
 
 KERNELS: dict[str, Callable[[Shapes], Program]] = {
     "splash": splash,
+    "pallas_tpu": _convolved_logits,
     "xla": functools.partial(_full_mta, "xla"),
     "xla_chunked": functools.partial(_full_mta, "xla_chunked"),
 }

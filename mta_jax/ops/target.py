@@ -1,27 +1,43 @@
-"""The platform that a program is written for."""
+"""The device that a program is written for."""
 
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import jax
 
-_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
+
+@runtime_checkable
+class Target(Protocol):
+    """What is asked of a device, so that one may be described that is not there."""
+
+    platform: str
+    device_kind: str
+
+
+_target: contextvars.ContextVar[Target | None] = contextvars.ContextVar("target", default=None)
 
 
 def target_platform() -> str:
     """The platform ("cpu", "gpu", "tpu") that ops choose their block sizes for."""
-    return _target.get() or jax.default_backend()
+    target = _target.get()
+    return jax.default_backend() if target is None else target.platform
+
+
+def target_kind() -> str:
+    """What kind of device of that platform it is, in JAX's words: "TPU v6 lite", say."""
+    return (_target.get() or jax.devices()[0]).device_kind
 
 
 @contextlib.contextmanager
-def targeting(platform: str) -> Iterator[None]:
-    """Has ops choose for another platform than the default one, while they are traced.
+def targeting(device: Target) -> Iterator[None]:
+    """Has ops choose for another device than the default one, while they are traced.
 
-    For compilation ahead of time: put it around ``jax.jit(f).lower(...)``. A function
-    that was traced before is not traced again.
+    For compilation ahead of time, where the device need not be there: put it around
+    ``jax.jit(f).lower(...)``. A function that was traced before is not traced again.
     """
-    token = _target.set(platform)
+    token = _target.set(device)
     try:
         yield
     finally:

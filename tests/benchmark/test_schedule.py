@@ -98,7 +98,7 @@ def test_the_hot_path_is_the_interior_tile_and_what_every_step_does():
     # Four branches with their delay slots, 7 bundles, the exit test and the last branch.
     assert path.step_cycles == 4 * 5 + 7 + 2 + 5
     assert path.steps == 34
-    assert path.others == (130, 40)
+    assert path.regions == (100, 130, 40)
     assert path.certain
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -6,60 +7,79 @@ import pytest
 
 from mta_jax.benchmark import topologies, tpu, tpu_compile
 from mta_jax.benchmark.schedule import HotPath
-from mta_jax.benchmark.tpu import TpuBenchmarkConfig, main, ratio, rows_of
+from mta_jax.benchmark.tpu import TpuBenchmarkConfig, main
 from mta_jax.benchmark.tpu_compile import (
     Compiled,
     OutOfMemoryError,
     PallasKernel,
     compile_in_subprocess,
 )
-from mta_jax.benchmark.tpu_kernels import KERNELS, Shapes, Tile
+from mta_jax.benchmark.tpu_cycles import ratio, rows_of, xla_cycles
+from mta_jax.benchmark.tpu_kernels import KERNELS, Tile
 from mta_jax.errors import UserError
 
-SHAPES = Shapes(num_heads=2, length=1024, head_size=128, dtype="bfloat16", direction="forward")
+V6E = topologies.TOPOLOGIES["v6e"]
+SHAPES = TpuBenchmarkConfig(num_heads=2, length=1024).shapes("v6e")
+CAUSAL_BLOCKS = 2 * 1024 * 1025 / 2 / 128**2
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 
 
-def compiled(cycles, step_cycles=0.0, others=(), certain=True):
+def compiled(cycles, step_cycles=0.0, diagonal=0, certain=True, steps=5):
     """A program with a main kernel of 256 x 256 tiles, and one that prepares."""
-    main_path = HotPath(cycles, step_cycles, 10, others, certain)
-    preparing = HotPath(60, 12.0, 5, (), True)
+    main_path = HotPath(cycles, step_cycles, 10, (cycles, diagonal), certain)
+    preparing = HotPath(60, 12.0, steps, (), True)
+    tile = Tile("forward", 1, 256, 256, runs=(6, 4), steps=10)
     return Compiled(
         temp_bytes=3 * 2**20,
         xla_bytes=2**30,
         pallas_kernels=[
             PallasKernel(name="prepare.1", tile=None, hot_path=preparing),
-            PallasKernel(name="main.1", tile=Tile("forward", 1, 256, 256), hot_path=main_path),
+            PallasKernel(name="main.1", tile=tile, hot_path=main_path),
         ],
     )
 
 
 def test_cycles_are_per_block_of_logits():
-    preparing, attention = rows_of(compiled(400, 20.0, others=(600, 8)), SHAPES)
+    preparing, attention = rows_of(compiled(400, 20.0, diagonal=600), SHAPES, V6E)
     assert (attention.role, attention.cycles, attention.step_cycles) == ("forward", 100, 5)
-    assert attention.other_regions == (150, 2)
-    causal_blocks = 2 * 1024 * 1025 / 2 / 128**2
+    assert attention.regions == (100, 150)
+    whole = 2 * (6 * 400 + 4 * 600 + 10 * 20) / CAUSAL_BLOCKS
+    assert attention.whole == pytest.approx(whole)
     assert preparing.role is None
-    assert preparing.total == pytest.approx(5 * (60 + 12) / causal_blocks)
+    assert preparing.whole == pytest.approx(5 * (60 + 12) / CAUSAL_BLOCKS)
+
+
+def test_a_kernel_with_other_regions_than_its_source_has_no_whole():
+    program = compiled(400)
+    path = dataclasses.replace(program.pallas_kernels[1].hot_path, regions=(400,))
+    kernel = dataclasses.replace(program.pallas_kernels[1], hot_path=path)
+    (row,) = rows_of(dataclasses.replace(program, pallas_kernels=[kernel]), SHAPES, V6E)
+    assert (row.cycles, row.whole) == (100, None)
 
 
 def test_a_preparation_of_unknown_length_has_no_cycles_and_no_ratio():
-    program = compiled(400)
-    unknown = PallasKernel(name="prepare.1", tile=None, hot_path=HotPath(60, 12.0, None, (), True))
-    rows = rows_of(
-        Compiled(temp_bytes=0, xla_bytes=0, pallas_kernels=[unknown, program.pallas_kernels[1]]),
-        SHAPES,
-    )
-    assert rows[0].total is None
-    assert ratio(rows, rows[1:]) is None
+    rows = rows_of(compiled(400, steps=None), SHAPES, V6E)
+    assert rows[0].whole is None
+    assert ratio([row.whole for row in rows], [rows[1].whole]) is None
+
+
+def test_steps_of_every_core_count():
+    two_cores = dataclasses.replace(V6E, cores=2)
+    one, two = (rows_of(compiled(400), SHAPES, chip)[0].whole for chip in (V6E, two_cores))
+    assert two == 2 * one
+
+
+def test_bytes_outside_kernels_take_their_time_at_full_bandwidth():
+    chip = dataclasses.replace(V6E, bandwidth=2.0**30, clock=1e9)
+    assert xla_cycles(compiled(400), SHAPES, chip) == pytest.approx(1e9 / CAUSAL_BLOCKS)
+    no_kernel = dataclasses.replace(compiled(400), pallas_kernels=[])
+    assert xla_cycles(no_kernel, SHAPES, chip) is None
 
 
 def test_a_ratio_is_of_sums():
-    ours, theirs = rows_of(compiled(900), SHAPES), rows_of(compiled(400), SHAPES)
-    assert ratio(ours[1:], theirs[1:]) == 2.25
-    assert ratio(ours, theirs[:1]) > 2.25
-    assert ratio(ours, []) is None
+    assert ratio([6.0, 3.0], [4.0]) == 2.25
+    assert ratio([6.0], []) is None
 
 
 def complaint(capsys, *arguments):
@@ -109,7 +129,10 @@ def compiles(monkeypatch):
 
 def test_the_report_compares_with_splash_on_the_same_tpu(compiles, capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(KERNELS, "ours", KERNELS["splash"])
-    compiles |= {"splash": compiled(400), "ours": compiled(1000, others=(1200,), certain=False)}
+    compiles |= {
+        "splash": compiled(400, diagonal=400),
+        "ours": compiled(1000, diagonal=1200, certain=False),
+    }
     file = tmp_path / "figures.json"
     arguments = ["--kernels", "[splash, ours]", "--topologies", "[v6e]", "--json", str(file)]
     assert main(arguments) == 0
@@ -120,17 +143,17 @@ def test_the_report_compares_with_splash_on_the_same_tpu(compiles, capsys, monke
         "length 4096",
         "bfloat16",
         "~250.0",
-        "2.50",
+        "2.70",
         "3.00 MiB",
     ):
         assert expected in out
-    assert "main.1 on v6e: other tiles take 300.0 cycles" in out
+    assert "main.1 on v6e: its tiles and other parts take 250.0, 300.0 cycles" in out
     assert "DMA waits" in out
     content = json.loads(file.read_text())
     assert (content["jax"], content["libtpu"], content["num_heads"]) == ("1.2", "3.4", 16)
     ours = content["programs"][1]
     assert (ours["kernel"], ours["topology"]) == ("ours", "v6e")
-    assert [row["vs_splash"] for row in ours["pallas_kernels"]] == [None, 2.5]
+    assert [row["vs_splash"] for row in ours["pallas_kernels"]] == [None, pytest.approx(2.7)]
     assert ours["xla_bytes_accessed"] == 2**30
 
 
@@ -185,8 +208,8 @@ def test_a_compiler_that_takes_too_long_or_dies_is_reported(monkeypatch):
 def test_splash_takes_the_cycles_it_is_known_to_take(topology, forward, backward, tmp_path):
     """The figures are those of jax 0.12.0 and libtpu 0.0.52."""
     config = TpuBenchmarkConfig(num_heads=2, length=1024, direction="forward+backward")
-    program = compile_in_subprocess("splash", topology, config.shapes, timeout=300.0)
-    rows = rows_of(program, config.shapes)
+    program = compile_in_subprocess("splash", topology, config.shapes(topology), timeout=300.0)
+    rows = rows_of(program, config.shapes(topology), topologies.TOPOLOGIES[topology])
     assert [row.role for row in rows] == ["forward", "backward"]
     assert [row.cycles for row in rows] == pytest.approx([forward, backward], rel=0.1)
     assert all(row.certain and 0 < row.step_cycles < 0.5 * row.cycles for row in rows)
@@ -197,7 +220,7 @@ def test_splash_takes_the_cycles_it_is_known_to_take(topology, forward, backward
 @pytest.mark.aot
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu: pip install 'mta-jax[tpu]'")
 def test_what_a_kernel_refuses_is_one_line():
-    odd = Shapes(num_heads=1, length=96, head_size=128, dtype="bfloat16", direction="forward")
+    odd = dataclasses.replace(SHAPES, length=96)
     with pytest.raises(UserError, match="128") as error:
         compile_in_subprocess("splash", "v5e", odd, timeout=300.0)
     assert "\n" not in str(error.value)

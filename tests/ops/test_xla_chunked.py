@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def test_examples_all_at_once_are_examples_one_by_one(case):
         return jax.device_get(call(arrays, case.cotangent()))
 
     one_by_one = run()
-    with targeting("tpu"):
+    with targeting(types.SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")):
         all_at_once = run()
     assert_as_accurate_as_plain(
         {name: x[None] for name, x in all_at_once.items()},

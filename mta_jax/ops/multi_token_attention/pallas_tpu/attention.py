@@ -43,12 +43,12 @@ def _forward(
     segments = None if segment_ids is None else segment_layouts(plan, segment_ids)
     expansion, strips = _matrices(plan, kq_kernel)
     expanded = expand_keys(plan, key, expansion, segments)
-    out, maximum, denominator = forward(plan, query, key, value, expanded, strips, segments)
-    return out, (query, key, value, kq_kernel, segment_ids, out, maximum, denominator)
+    out, statistics = forward(plan, query, key, value, expanded, strips, segments)
+    return out, (query, key, value, kq_kernel, segment_ids, out, statistics)
 
 
 def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
-    query, key, value, kq_kernel, segment_ids, out, maximum, denominator = residuals
+    query, key, value, kq_kernel, segment_ids, out, statistics = residuals
     segments = None if segment_ids is None else segment_layouts(plan, segment_ids)
     (expansion, strips), to_kernel = jax.vjp(
         functools.partial(_matrices, plan, dtype=jnp.float32), kq_kernel
@@ -57,7 +57,7 @@ def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
     expanded = expand_keys(plan, key, expansion, segments)
     # The kernel forms weights that are not divided; their gradient and values' are linear
     # in `dout`, which can be divided instead.
-    dout = dout.astype(jnp.float32) / jnp.swapaxes(denominator, 2, 3)
+    dout = dout.astype(jnp.float32) / statistics[:, :, 1, :, None]
     delta = jnp.sum(dout * out.astype(jnp.float32), axis=-1)
     dquery, dkey, dvalue, dexpansion, dstrips = backward(
         plan,
@@ -69,7 +69,7 @@ def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
         strips,
         segments,
         dout.astype(plan.dtype),
-        maximum,
+        statistics[:, :, :1],
         delta[:, :, None],
     )
     (dkernel,) = to_kernel((jnp.sum(dexpansion, axis=0), jnp.sum(dstrips, axis=0)))

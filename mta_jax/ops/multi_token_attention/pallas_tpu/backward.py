@@ -71,7 +71,7 @@ def backward(
       Those of queries and keys ``[B, N, T, H]`` and values ``[B, N, T, Hv]``, and those of
       `expansion` and `strip_matrix`, ``[B, N, rows, ...]``.
     """
-    block = plan.backward_block
+    block = plan.block
     steps = causal_steps(plan.length // block, keys_outside=True)
     specs = row_specs(plan, block)
     kv_group = plan.num_heads // plan.num_kv_heads
@@ -183,7 +183,7 @@ def _kernel(
         key_columns, key_windows, *refs = refs
     dquery, dkey, dvalue, dexpansion, dstrip_matrix, *refs = refs
     rows, strip_keys, logits, taps, expanded, window, dexpanded, drows, dcorner = refs
-    block = plan.backward_block
+    block = plan.block
     num_blocks = plan.length // block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
     memory = band.Strips(rows, strip_keys, strip_matrix, logits, taps, columns, row, row_before)
@@ -198,16 +198,15 @@ def _kernel(
         dexpanded[...] = jnp.zeros_like(dexpanded)
         dvalue[...] = jnp.zeros_like(dvalue)
 
-    load_rows(rows, query_halo, query, i == 0)
-    if plan.has_segments:
-        load_rows(columns, query_columns_halo, query_columns, i == 0)
-
     def attend(offset: int | None) -> None:
         """Takes one tile of keys by queries into every gradient.
 
         `offset` is the distance of its first query from its first key where the tile
         meets the band or the diagonal, and None elsewhere.
         """
+        load_rows(rows, query_halo, query, i == 0)
+        if plan.has_segments:
+            load_rows(columns, query_columns_halo, query_columns, i == 0)
         expand_queries(plan, expanded, rows, columns)
         drows[...] = jnp.zeros_like(drows)
         # On the diagonal, queries are taken in parts, each with the keys up to its last.

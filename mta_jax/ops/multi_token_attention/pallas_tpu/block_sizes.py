@@ -1,11 +1,8 @@
-"""Block sizes and memory.
-
-One set serves v5e and v6e, for which the static schedules of their compiler were compared:
-there, in cycles per 128 x 128 logits, 512 rows by 1024 columns at a time beat 1024 by 512
-(77.5), 256 by 1024 (86) and 128 by 1024 (157) with 76.5 on v6e.
-"""
+"""Block sizes and memory, by TPU generation."""
 
 import dataclasses
+
+import numpy as np
 
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, round_up
 
@@ -14,48 +11,73 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, round_up
 class BlockSizes:
     """Tiles of the kernels, in positions; multiples of 128.
 
+    Of what the static schedules of v5e and v6e were compared for (head size 128, cycles
+    per 128 x 128 logits, v6e), these are the best: the forward kernel takes 77 with 512
+    rows by 1024 columns at a time, 78 with 1024 by 512, 86 with 256 by 1024; the backward
+    kernel 183 with tiles of 1024, 200 with tiles of 512.
+
     Args:
-      forward: rows and columns of a tile of the forward kernel.
-      forward_rows: rows that it takes at a time; divides `forward`, or is cut to it.
+      block: rows and columns of a tile.
+      forward_rows: rows that the forward kernel takes at a time; divides `block`, or is
+        cut to it.
       forward_columns: columns that it takes at a time; likewise.
-      backward: rows and columns of a tile of the backward kernel.
       vmem_limit_bytes: memory on the chip that a kernel may ask for.
-      resident_bytes: how much of it gradients of a whole sequence may take.
     """
 
-    forward: int = 1024
+    block: int = 1024
     forward_rows: int = 512
     forward_columns: int = 1024
-    backward: int = 512
-    vmem_limit_bytes: int = 64 * 2**20
-    resident_bytes: int = 49 * 2**20
+    vmem_limit_bytes: int = 56 * 2**20
 
-    def fit(self, length: int) -> tuple["BlockSizes", int]:
+    def fit(
+        self, length: int, head_size: int, value_size: int, dtype: np.dtype
+    ) -> tuple["BlockSizes", int]:
         """Tiles for a sequence, and its length padded to whole tiles.
 
-        Short sequences get one tile that holds them, and lengths that large forward tiles
-        would pad much get smaller ones.
+        They are the largest that fit into the memory, if any do, and pad the sequence by
+        no more than an eighth beyond what the smallest ones pad.
         """
-        backward = LANES
-        while backward < min(length, self.backward):
-            backward *= 2
-        backward = min(backward, self.backward)
-        padded = round_up(length, backward)
-        forward = backward if padded % self.forward else self.forward
+        most = round_up(length, LANES) * 9 // 8
+        block = self.block
+        while block > LANES and (
+            round_up(length, block) > most
+            or needed_bytes(round_up(length, block), head_size, value_size, block, dtype)
+            > self.vmem_limit_bytes
+        ):
+            block //= 2
         sizes = dataclasses.replace(
             self,
-            forward=forward,
-            forward_rows=min(self.forward_rows, forward),
-            forward_columns=min(self.forward_columns, forward),
-            backward=backward,
+            block=block,
+            forward_rows=min(self.forward_rows, block),
+            forward_columns=min(self.forward_columns, block),
         )
-        return sizes, padded
+        return sizes, round_up(length, block)
 
 
-def resident_bytes(length: int, head_size: int) -> int:
-    """What the backward kernel keeps: queries' and keys' gradients, each buffered twice."""
-    return 4 * 4 * (length + LANES) * round_up(head_size, LANES)
+def needed_bytes(length: int, head_size: int, value_size: int, block: int, dtype: np.dtype) -> int:
+    """Memory on the chip that the backward kernel needs, at most.
+
+    It keeps the gradients of the queries and of the keys of a whole sequence, each
+    buffered twice. The rest grows with the tiles; how much was found by compiling for
+    smaller and smaller limits.
+    """
+    columns, value_columns = round_up(head_size, LANES), round_up(value_size, LANES)
+    resident = 4 * 4 * (length + LANES) * columns
+    working = (19 * columns + 3 * value_columns) * 2**20 // LANES * block // 1024
+    return resident + (working if dtype.itemsize == 2 else 3 * working)
 
 
-INTERPRETED = BlockSizes(forward=128, backward=128)
+_LARGE_MEMORY = BlockSizes(vmem_limit_bytes=112 * 2**20)
+
+_BY_DEVICE_KIND = {
+    "TPU v5 lite": _LARGE_MEMORY,
+    "TPU v6 lite": _LARGE_MEMORY,
+}
+
+INTERPRETED = BlockSizes(block=128)
 """Tiles are unrolled in the program, and a CPU takes minutes to compile large ones."""
+
+
+def block_sizes(device_kind: str) -> BlockSizes:
+    """The table: v5e and v6e have 128 MiB on a chip; others get sizes that fit into 64."""
+    return _BY_DEVICE_KIND.get(device_kind, BlockSizes())

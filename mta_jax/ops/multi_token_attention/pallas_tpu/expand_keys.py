@@ -35,7 +35,7 @@ def expand_keys(
     segments: SegmentLayouts | None,
 ) -> Float[Array, "B N T CqH"]:
     """Expanded keys, scaled so that they give logits in units of log 2."""
-    block = plan.forward_block
+    block = plan.block
     group = plan.num_heads // plan.num_kv_heads
     in_specs = [
         pl.BlockSpec((None, *expansion.shape[1:]), lambda b, n, j: (n, 0, 0)),
@@ -128,7 +128,7 @@ def _kernel(plan: Plan, expansion: Ref, before: Ref, block: Ref, after: Ref, *re
     load_key_window(window, before, block, after, j == 0, j == pl.num_programs(2) - 1)
 
     matrix = expansion[...]
-    num_parts = plan.forward_block // LANES
+    num_parts = plan.block // LANES
     # Windows side by side fill a matrix unit that is 256 wide.
     joined = 1 if plan.has_segments else min(num_parts, max(1, 2 * LANES // plan.head_size))
     for first in range(0, num_parts, joined):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -35,14 +36,14 @@ def forward(
     expanded_key: Float[Array, "B N T CqH"],
     strip_matrix: Float[Array, "N rows lanes"],
     segments: SegmentLayouts | None,
-) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N 1 T"], Float[Array, "B N 1 T"]]:
+) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N 2 T"]]:
     """Attention of each head over its values.
 
     Returns:
-      The output, and per row the largest logit in units of log 2 and the softmax
-      denominator relative to it. Their sum in the log would round each of them.
+      The output, and of each row the largest logit in units of log 2 and the softmax
+      denominator relative to it. (One logarithm of both would be rounded more.)
     """
-    block = plan.forward_block
+    block = plan.block
     steps = causal_steps(plan.length // block, keys_outside=False)
     specs = row_specs(plan, block)
     kv_group = plan.num_heads // plan.num_kv_heads
@@ -74,10 +75,6 @@ def forward(
         in_specs.append(pl.BlockSpec((None, 1, block), lambda b, n, s, steps: (b, 0, steps[1, s])))
         operands.append(segments.row)
         scratch.append(pltpu.VMEM((QUERY_HALO + block, LANES), jnp.int32))
-    statistic = (
-        pl.BlockSpec((None, None, 1, block), lambda b, n, s, steps: (b, n, 0, steps[0, s])),
-        jax.ShapeDtypeStruct((plan.batch, plan.num_heads, 1, plan.length), jnp.float32),
-    )
     return pl.pallas_call(
         functools.partial(_kernel, plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -86,8 +83,7 @@ def forward(
             in_specs=in_specs,
             out_specs=[
                 specs(query_rows=True, size=plan.value_size),
-                statistic[0],
-                statistic[0],
+                pl.BlockSpec((None, None, 2, block), lambda b, n, s, steps: (b, n, 0, steps[0, s])),
             ],
             scratch_shapes=scratch,
         ),
@@ -95,8 +91,7 @@ def forward(
             jax.ShapeDtypeStruct(
                 (plan.batch, plan.num_heads, plan.length, plan.value_size), plan.out_dtype
             ),
-            statistic[1],
-            statistic[1],
+            jax.ShapeDtypeStruct((plan.batch, plan.num_heads, 2, plan.length), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
@@ -162,13 +157,13 @@ def _kernel(
     query_columns = query_columns_halo = row = row_before = key_row = columns = None
     if plan.has_segments:
         query_columns, query_columns_halo, row, row_before, key_row, *refs, columns = refs
-    out, row_maximum, row_denominator, *refs = refs
+    out, statistics, *refs = refs
     rows, keys, logits, taps, strips, expanded, maximum, total, accumulator = refs
-    block = plan.forward_block
+    block = plan.block
     i, j = steps[0, pl.program_id(2)], steps[1, pl.program_id(2)]
 
-    @pl.when(j == 0)
     def start_rows() -> None:
+        """What a row of tiles is started with, on its first tile."""
         load_rows(rows, query_halo, query, i == 0)
         if plan.has_segments:
             load_rows(columns, query_columns_halo, query_columns, i == 0)
@@ -239,9 +234,14 @@ def _kernel(
 
     @pl.when(j == i)
     def on_diagonal() -> None:
+        start_rows()
         attend_tile(0)
+
+    @pl.when(j == 0)
+    def finish_rows() -> None:
         denominator = jnp.broadcast_to(jnp.sum(total[...], axis=1, keepdims=True), total.shape)
         out[...] = (accumulator[...] / to_width(denominator, plan.value_size)).astype(out.dtype)
+        lane = lax.broadcasted_iota(jnp.int32, (LANES, LANES), 1)
         for r in range(0, block, LANES):
-            row_maximum[:, r : r + LANES] = maximum[r : r + LANES].T[:1]
-            row_denominator[:, r : r + LANES] = denominator[r : r + LANES].T[:1]
+            both = jnp.where(lane == 0, maximum[r : r + LANES], denominator[r : r + LANES])
+            statistics[:, r : r + LANES] = both.T[:2]

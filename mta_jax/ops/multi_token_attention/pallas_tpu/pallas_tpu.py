@@ -15,7 +15,8 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.attention import attention
 from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import (
     INTERPRETED,
     BlockSizes,
-    resident_bytes,
+    block_sizes,
+    needed_bytes,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     KEY_HALO,
@@ -23,7 +24,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     STRIP,
     Plan,
 )
-from mta_jax.ops.target import target_platform
+from mta_jax.ops.target import target_kind, target_platform
 from mta_jax.typing import Array, Float
 
 
@@ -58,30 +59,29 @@ def pallas_tpu(
     if interpret is None:
         interpret = target_platform() != "tpu"
     if sizes is None:
-        sizes = INTERPRETED if interpret else BlockSizes()
-    sizes, padded = sizes.fit(length)
+        sizes = INTERPRETED if interpret else block_sizes(target_kind())
     kq_kernel = args.pre_kq_kernel.astype(jnp.float32)
     scale = args.logit_scale
     if not isinstance(scale, int | float):
         kq_kernel, scale = kq_kernel * scale, 1.0
 
-    resident = resident_bytes(padded, head_size)
-    if resident > sizes.resident_bytes:
-        raise NotImplementedError(
-            f"length {length} with head size {head_size}: the backward kernel keeps "
-            f"{resident >> 20} MiB of gradients on the chip, at most {sizes.resident_bytes >> 20}; "
-            "'xla_chunked' has no such limit"
-        )
-
-    def by_head(x: Array) -> Array:
-        """[B, T, heads, size] to [B, heads, padded T, size]."""
-        x = jnp.swapaxes(x.astype(dtype), 1, 2)
-        return jnp.pad(x, ((0, 0), (0, 0), (0, padded - length), (0, 0)))
-
-    value = by_head(args.value)
-    joined = 1
+    value, joined = jnp.swapaxes(args.value, 1, 2), 1
     if args.post_head_kernel is not None:
         value, joined = _join_values(value, num_heads, args.post_head_kernel.shape[1])
+    sizes, padded = sizes.fit(length, head_size, value.shape[3], dtype)
+    needed = needed_bytes(padded, head_size, value.shape[3], sizes.block, dtype)
+    if needed > sizes.vmem_limit_bytes:
+        raise NotImplementedError(
+            f"length {length} with head size {head_size}: the backward kernel needs "
+            f"{needed >> 20} MiB on the chip, of {sizes.vmem_limit_bytes >> 20}; 'xla_chunked' has "
+            "no such limit"
+        )
+
+    def prepare(x: Array) -> Array:
+        """[B, heads, T, size] in the kernels' dtype, padded."""
+        return jnp.pad(x.astype(dtype), ((0, 0), (0, 0), (0, padded - length), (0, 0)))
+
+    query, key = (prepare(jnp.swapaxes(x, 1, 2)) for x in (args.query, args.key))
     segment_ids = args.segment_ids
     if segment_ids is not None:
         segment_ids = jnp.pad(segment_ids.astype(jnp.int32), ((0, 0), (0, padded - length)))
@@ -101,14 +101,13 @@ def pallas_tpu(
         dtype=dtype,
         # Mixing heads reads it once more, and should not read it rounded.
         out_dtype=args.output_dtype if args.post_head_kernel is None else jnp.float32,
-        forward_block=sizes.forward,
+        block=sizes.block,
         forward_rows=sizes.forward_rows,
         forward_columns=sizes.forward_columns,
-        backward_block=sizes.backward,
         vmem_limit_bytes=sizes.vmem_limit_bytes,
         interpret=interpret,
     )
-    out = attention(plan, by_head(args.query), by_head(args.key), value, kq_kernel, segment_ids)
+    out = attention(plan, query, key, prepare(value), kq_kernel, segment_ids)
     if args.post_head_kernel is not None:
         num_groups, group_size, _ = args.post_head_kernel.shape
         out = _mix_outputs(

@@ -54,10 +54,9 @@ class Plan:
     has_segments: bool
     dtype: np.dtype  # of the operands of matrix products
     out_dtype: DTypeLike
-    forward_block: int
+    block: int
     forward_rows: int
     forward_columns: int
-    backward_block: int
     vmem_limit_bytes: int
     interpret: Any = False
 
@@ -135,9 +134,10 @@ def shared(head: Array, group: int) -> Array:
 def causal_steps(num_blocks: int, *, keys_outside: bool) -> np.ndarray:
     """Tiles on and below the diagonal, ``[2, steps]``: query block, key block.
 
-    Queries are the outer loop, or keys; the inner loop runs upwards.
+    Queries are the outer loop, or keys; the inner loop starts on the diagonal.
     """
-    pairs = [(i, j) for i in range(num_blocks) for j in range(i + 1)]
     if keys_outside:
-        pairs.sort(key=lambda pair: (pair[1], pair[0]))
+        pairs = [(i, j) for j in range(num_blocks) for i in range(j, num_blocks)]
+    else:
+        pairs = [(i, j) for i in range(num_blocks) for j in range(i, -1, -1)]
     return np.array(pairs, np.int32).T

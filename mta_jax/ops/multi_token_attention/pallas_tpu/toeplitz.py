@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import KEY_HALO, LANES, WINDOW, Plan
 from mta_jax.typing import Array, Float

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 
 from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
-from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import block_sizes
+from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import block_sizes, tile_size
+from mta_jax.ops.multi_token_attention.splash import LARGEST_TILE
 from mta_jax.typing import Array
 
 Direction = Literal["forward", "forward+backward"]
@@ -72,44 +72,19 @@ class Program:
     over all the logits."""
 
 
-def splash(shapes: Shapes) -> Program:
-    """JAX's own attention kernel for TPUs, the yardstick; its backward pass is the fused one.
-
-    Arrays are laid out as in `multi_token_attention`. Block sizes are the best of those
-    tried on v5e and v6e at head size 128 (512 to 2048 each, 512 and 1024 keys at once):
-    with blocks of 2048 keys a logit takes 5 % fewer cycles, but a causal mask over 4,096
-    positions then leaves 20 % more of them to compute.
-    """
-    block = _largest_block(shapes.length, 1024)
-    keys_at_once = min(block, 512)
-    kernel = splash_attention.make_splash_mha_single_device(
-        splash_attention.MultiHeadMask(
-            [splash_attention.CausalMask((shapes.length, shapes.length))] * shapes.num_heads
-        ),
-        block_sizes=splash_attention.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_kv_compute=keys_at_once,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_kv_dkv_compute=keys_at_once,
-            use_fused_bwd_kernel=True,
-        ),
-    )
-
-    def attention(query: Array, key: Array, value: Array) -> Array:
-        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-        return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)
-
-    blocks = shapes.length // block
+def _splash(shapes: Shapes) -> Program:
+    """JAX's own attention kernel for TPUs, the yardstick."""
+    attention = functools.partial(multi_token_attention, implementation="splash")
+    tile = tile_size(shapes.length, LARGEST_TILE)
+    rows = -(-shapes.length // tile)
     # Every step of the square grid is gone through; those above the diagonal do nothing.
-    runs, steps = (blocks * (blocks + 1) // 2,), blocks**2
+    runs, steps = (rows * (rows + 1) // 2,), rows**2
     return Program(
         _in_direction(attention, shapes.direction),
         (_sequence(shapes),) * 3,
         {
-            "splash_mha_fwd": Tile("forward", 1, block, block, runs, steps),
-            "splash_mha_dkv": Tile("backward", 1, block, block, runs, steps),
+            "splash_mha_fwd": Tile("forward", 1, tile, tile, runs, steps),
+            "splash_mha_dkv": Tile("backward", 1, tile, tile, runs, steps),
         },
     )
 
@@ -183,7 +158,7 @@ def _key_query_kernel(shapes: Shapes) -> jax.ShapeDtypeStruct:
 
 
 KERNELS: dict[str, Callable[[Shapes], Program]] = {
-    "splash": splash,
+    "splash": _splash,
     "pallas_tpu": _convolved_logits,
     "xla": functools.partial(_full_mta, "xla"),
     "xla_chunked": functools.partial(_full_mta, "xla_chunked"),
@@ -205,10 +180,3 @@ def _in_direction(forward: Callable[..., Array], direction: Direction) -> Callab
         return out, *backward(out)
 
     return forward_and_backward
-
-
-def _largest_block(length: int, limit: int) -> int:
-    """The largest block that divides the length, of `limit`, half of it, and so on."""
-    while length % limit:
-        limit //= 2
-    return limit

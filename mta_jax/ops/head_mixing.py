@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mta_jax.ops.manual_axes import vary_alike
 from mta_jax.typing import Array, Float
 
 
@@ -33,6 +34,7 @@ def head_mixing(
             f"head_kernel has shape {head_kernel.shape}: expected [groups, size, size] with "
             f"groups * size = {logits.shape[1]} heads of the map {logits.shape}"
         )
+    logits, head_kernel = vary_alike((logits, head_kernel))
     num_groups, group_size, _ = head_kernel.shape
     batch, _, query_length, key_length = logits.shape
     grouped = logits.reshape(batch, num_groups, group_size, query_length, key_length)

@@ -271,6 +271,7 @@ class AttentionSuite:
     """Tests of one implementation against the reference."""
 
     implementation: str
+    small_case = SQUARE
     supports_bfloat16 = True
     supports_bidirectional = True
     supports_dropout = True
@@ -282,6 +283,7 @@ class AttentionSuite:
     supports_segments = True
     supports_unequal_lengths = True
     supports_value_size = True
+    supports_varying_axes = True
     supports_weights = True
 
     def attend(self, **arguments: Any) -> Any:
@@ -396,11 +398,11 @@ class AttentionSuite:
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
     def test_output_has_the_dtype_of_value(self):
-        self.require(SQUARE, "bfloat16")
-        arrays, _ = jax.tree.map(jnp.asarray, bfloat16_draw(SQUARE, 0))
-        assert jax.eval_shape(self.call(SQUARE, {}), arrays).dtype == jnp.bfloat16
+        self.require(self.small_case, "bfloat16")
+        arrays, _ = jax.tree.map(jnp.asarray, bfloat16_draw(self.small_case, 0))
+        assert jax.eval_shape(self.call(self.small_case, {}), arrays).dtype == jnp.bfloat16
         arrays["value"] = arrays["value"].astype(jnp.float32)
-        assert jax.eval_shape(self.call(SQUARE, {}), arrays).dtype == jnp.float32
+        assert jax.eval_shape(self.call(self.small_case, {}), arrays).dtype == jnp.float32
 
     def test_weights_are_those_of_the_output(self):
         arrays = SQUARE.arrays()
@@ -415,23 +417,43 @@ class AttentionSuite:
         assert_as_accurate_as_plain({"out": as_output}, *one_hot_yardsticks(SQUARE))
 
     def test_agrees_with_itself_without_jit(self):
-        plain, exact = float32_yardsticks(SQUARE)
-        attend = self.call(SQUARE, {})
-        outs = [attend(jax.tree.map(jnp.asarray, SQUARE.arrays(seed))) for seed in SEEDS]
+        plain, exact = float32_yardsticks(self.small_case)
+        attend = self.call(self.small_case, {})
+        outs = [attend(jax.tree.map(jnp.asarray, self.small_case.arrays(seed))) for seed in SEEDS]
         assert_as_accurate_as_plain({"out": np.stack(outs)}, plain, exact)
 
     def test_works_under_vmap(self):
-        run = jax.vmap(functools.partial(out_and_gradients, self.call(SQUARE, {})))
-        assert_as_accurate_as_plain(jax.jit(run)(*stacked_draws()), *float32_yardsticks(SQUARE))
+        run = jax.vmap(functools.partial(out_and_gradients, self.call(self.small_case, {})))
+        assert_as_accurate_as_plain(
+            jax.jit(run)(*stacked_draws(self.small_case)), *float32_yardsticks(self.small_case)
+        )
 
     def test_works_under_scan_and_remat(self):
-        attend = jax.checkpoint(self.call(SQUARE, {}))
+        attend = jax.checkpoint(self.call(self.small_case, {}))
 
         def step(count, draw):
             return count + 1, out_and_gradients(attend, *draw)
 
-        _, results = jax.jit(lambda draws: lax.scan(step, 0, draws))(stacked_draws())
-        assert_as_accurate_as_plain(results, *float32_yardsticks(SQUARE))
+        _, results = jax.jit(lambda draws: lax.scan(step, 0, draws))(stacked_draws(self.small_case))
+        assert_as_accurate_as_plain(results, *float32_yardsticks(self.small_case))
+
+    def test_works_under_shard_map(self):
+        """On a mesh of one device, which follows the same rules as one of many."""
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        spec = jax.sharding.PartitionSpec("data")
+        shared = jax.sharding.PartitionSpec()
+        draws = [(self.small_case.arrays(seed), self.small_case.cotangent(seed)) for seed in SEEDS]
+        specs = {name: shared if name.endswith("kernel") else spec for name in draws[0][0]}
+        attend = jax.shard_map(
+            self.call(self.small_case, {}),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=spec,
+            check_vma=self.supports_varying_axes,
+        )
+        run = jax.jit(functools.partial(out_and_gradients, attend))
+        results = stack([run(*draw) for draw in draws])
+        assert_as_accurate_as_plain(results, *float32_yardsticks(self.small_case))
 
     def test_dropout_is_a_function_of_its_key(self):
         first, again, other = (self.dropped_weights(seed) for seed in (0, 0, 1))
@@ -626,8 +648,8 @@ def bfloat16_draw(case: Case, seed: int) -> tuple[Arrays, np.ndarray]:
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16), draw)
 
 
-def stacked_draws() -> tuple[Arrays, np.ndarray]:
-    return stack([(SQUARE.arrays(seed), SQUARE.cotangent(seed)) for seed in SEEDS])
+def stacked_draws(case: Case) -> tuple[Arrays, np.ndarray]:
+    return stack([(case.arrays(seed), case.cotangent(seed)) for seed in SEEDS])
 
 
 def stack(trees: list[Any]) -> Any:

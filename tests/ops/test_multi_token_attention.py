@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import logging
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ import pytest
 from mta_jax.ops.multi_token_attention import (
     IMPLEMENTATIONS,
     api,
+    cudnn,
     multi_token_attention,
     multi_token_attention_weights,
 )
+from mta_jax.ops.target import targeting
 from tests.ops import numpy_oracle
 from tests.ops.attention_suite import AttentionSuite, Case, parametrize_cases
 
@@ -203,7 +206,7 @@ class TestSelection:
 
             return implementation
 
-        for name in ("reference", "xla", "xla_chunked"):
+        for name in IMPLEMENTATIONS:
             monkeypatch.setitem(IMPLEMENTATIONS, name, replacement(name))
         return calls
 
@@ -219,7 +222,7 @@ class TestSelection:
 
         return refuse
 
-    @pytest.mark.parametrize("name", ["reference", "xla", "xla_chunked"])
+    @pytest.mark.parametrize("name", IMPLEMENTATIONS)
     def test_name_runs_that_implementation(self, calls, name):
         multi_token_attention(**self.arrays, implementation=name)
         assert calls == [name]
@@ -276,6 +279,58 @@ class TestSelection:
             multi_token_attention(**self.arrays)
             multi_token_attention(**self.arrays)
         assert caplog.messages == ["multi_token_attention: implementation 'xla_chunked'"]
+
+    @pytest.mark.parametrize(
+        ("platform", "kernel", "expected"),
+        [
+            ("cpu", None, "xla_chunked"),
+            ("gpu", None, "cudnn"),
+            ("gpu", "pre_kq_kernel", "xla_chunked"),
+            ("tpu", None, "splash"),
+            ("tpu", "pre_kq_kernel", "pallas_tpu"),
+            ("tpu", "pre_head_kernel", "xla_chunked"),
+        ],
+    )
+    def test_best_by_platform(self, monkeypatch, platform, kernel, expected):
+        chosen = []
+        # Each implementation decides for itself, and is then only recorded.
+        for name, implementation in IMPLEMENTATIONS.items():
+            monkeypatch.setitem(
+                IMPLEMENTATIONS, name, functools.partial(self.record, chosen, name, implementation)
+            )
+        # As on a machine with cuDNN.
+        library = SimpleNamespace(dot_product_attention=lambda query, key, value, **options: value)
+        monkeypatch.setattr(cudnn, "jax", SimpleNamespace(nn=library))
+        shape = jax.ShapeDtypeStruct((1, 128, 1, 64), jnp.bfloat16)
+        arrays = dict.fromkeys(("query", "key", "value"), shape)
+        if kernel:
+            sizes = {"pre_kq_kernel": (1, 6, 11), "pre_head_kernel": (1, 1, 1)}
+            arrays[kernel] = jax.ShapeDtypeStruct(sizes[kernel], jnp.float32)
+        with targeting(SimpleNamespace(platform=platform, device_kind="")):
+            jax.eval_shape(lambda arrays: multi_token_attention(**arrays), arrays)
+        assert chosen == [expected]
+
+    @staticmethod
+    def record(chosen, name, implementation, args):
+        result = implementation(args)
+        chosen.append(name)
+        return result
+
+    def test_tpu_kernels_are_not_chosen_where_xla_must_split_the_program(self, monkeypatch, calls):
+        monkeypatch.setattr(jax, "device_count", lambda: 4)
+
+        def attend(query, key, value):
+            return multi_token_attention(query, key, value)
+
+        spec = jax.sharding.PartitionSpec("data")
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        arrays = [self.arrays[name] for name in ("query", "key", "value")]
+        with targeting(SimpleNamespace(platform="tpu", device_kind="")):
+            attend(*arrays)
+            assert calls == ["xla_chunked"]
+            one_device = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec)
+            jax.eval_shape(one_device, *arrays)
+        assert calls == ["xla_chunked", "pallas_tpu"]
 
 
 class TestArgumentErrors:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.multi_token_attention import multi_token_attention
@@ -16,16 +15,12 @@ from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import BlockSizes
 from tests.ops import attention_suite
 from tests.ops.attention_suite import (
-    SEEDS,
     AttentionSuite,
     Case,
     assert_as_accurate_as_plain,
-    bfloat16_draw,
-    float32_yardsticks,
     identity_draw,
     out_and_gradients,
     parametrize_cases,
-    stack,
 )
 
 # Interpreted tiles are 128 wide, so 257 positions make three of them.
@@ -54,6 +49,7 @@ CASES = (
 
 class TestPallasTpu(AttentionSuite):
     implementation = "pallas_tpu"
+    small_case = SMALL
     supports_bidirectional = False
     supports_dropout = False
     supports_mask = False
@@ -61,6 +57,7 @@ class TestPallasTpu(AttentionSuite):
     supports_post_convolution = False
     supports_pre_head_mixing = False
     supports_unequal_lengths = False
+    supports_varying_axes = False
     supports_weights = False
 
     @parametrize_cases(*CASES)
@@ -92,34 +89,6 @@ class TestPallasTpu(AttentionSuite):
         exact = attention_suite.float64_reference(SMALL, inputs, cotangent)
         got = self.run(SMALL, inputs | kernels, cotangent)
         assert_as_accurate_as_plain({name: got[name] for name in exact}, plain, exact)
-
-    def test_output_has_the_dtype_of_value(self):
-        arrays, _ = jax.tree.map(jnp.asarray, bfloat16_draw(SMALL, 0))
-        assert jax.eval_shape(self.call(SMALL, {}), arrays).dtype == jnp.bfloat16
-        arrays["value"] = arrays["value"].astype(jnp.float32)
-        assert jax.eval_shape(self.call(SMALL, {}), arrays).dtype == jnp.float32
-
-    def test_agrees_with_itself_without_jit(self):
-        attend = self.call(SMALL, {})
-        outs = [attend(jax.tree.map(jnp.asarray, SMALL.arrays(seed))) for seed in SEEDS]
-        assert_as_accurate_as_plain({"out": np.stack(outs)}, *float32_yardsticks(SMALL))
-
-    def test_works_under_vmap(self):
-        run = jax.vmap(functools.partial(out_and_gradients, self.call(SMALL, {})))
-        assert_as_accurate_as_plain(jax.jit(run)(*draws()), *float32_yardsticks(SMALL))
-
-    def test_works_under_scan_and_remat(self):
-        attend = jax.checkpoint(self.call(SMALL, {}))
-
-        def step(count, draw):
-            return count + 1, out_and_gradients(attend, *draw)
-
-        _, got = jax.jit(lambda draws: lax.scan(step, 0, draws))(draws())
-        assert_as_accurate_as_plain(got, *float32_yardsticks(SMALL))
-
-
-def draws():
-    return stack([(SMALL.arrays(seed), SMALL.cotangent(seed)) for seed in SEEDS])
 
 
 def run(case, sizes, interpret=None):
@@ -155,6 +124,20 @@ def test_reads_no_memory_that_it_has_not_written():
     interpret = pltpu.InterpretParams(uninitialized_memory="nan")
     got = run(case, BlockSizes(block=128), interpret)
     assert all(np.isfinite(x).all() for x in got.values())
+
+
+def test_is_refused_where_shard_map_keeps_track_of_axes():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    spec = jax.sharding.PartitionSpec("data")
+
+    def attend(query, key, value):
+        kernel = jnp.ones((2, 1, 3))
+        arrays = {"query": query, "key": key, "value": value, "pre_kq_kernel": kernel}
+        return multi_token_attention(**arrays, implementation="pallas_tpu")
+
+    arrays = [jnp.ones((1, 4, 2, 8))] * 3
+    with pytest.raises(NotImplementedError, match="shard_map over data with check_vma=True"):
+        jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec)(*arrays)
 
 
 def test_lengths_beyond_the_memory_of_a_chip_are_refused():

@@ -1,31 +1,42 @@
 """The public function: check the call, pick an implementation, run it."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import jax
+
+from mta_jax.ops.manual_axes import vary_alike
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
+from mta_jax.ops.multi_token_attention.cudnn import cudnn
 from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 from mta_jax.ops.multi_token_attention.reference import reference
+from mta_jax.ops.multi_token_attention.splash import splash
 from mta_jax.ops.multi_token_attention.xla import xla
 from mta_jax.ops.multi_token_attention.xla_chunked import xla_chunked
+from mta_jax.ops.target import target_platform
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 _logger = logging.getLogger(__name__)
 
-Implementation = Literal["reference", "xla", "xla_chunked", "pallas_tpu"]
+Implementation = Literal["reference", "xla", "xla_chunked", "pallas_tpu", "splash", "cudnn"]
 
 IMPLEMENTATIONS: dict[str, Callable[[Arguments], tuple[Array, Array | None]]] = {
     "reference": reference,
     "xla": xla,
     "xla_chunked": xla_chunked,
     "pallas_tpu": pallas_tpu,
+    "splash": splash,
+    "cudnn": cudnn,
 }
 """Every implementation by name. Arguments reach it checked; one that cannot serve
 a call raises NotImplementedError, naming the limit."""
 
-_AUTOMATIC: tuple[Implementation, ...] = ("xla_chunked", "xla")
+_ANYWHERE: tuple[Implementation, ...] = ("xla_chunked", "xla")
+
+_TPU_KERNELS: tuple[Implementation, ...] = ("pallas_tpu", "splash")
 
 
 def multi_token_attention(
@@ -172,10 +183,11 @@ def _run(
     args: Arguments, implementation: Implementation | Sequence[Implementation] | None
 ) -> tuple[Array, Array | None]:
     check(args)
+    args = _vary_alike(args)
     if isinstance(implementation, str):
         candidates: Sequence[str] = (implementation,)
     else:
-        candidates = _AUTOMATIC if implementation is None else implementation
+        candidates = _best() if implementation is None else implementation
     if not candidates:
         raise ValueError("implementation is empty: name at least one, or None for the best")
     for name in candidates:
@@ -192,6 +204,35 @@ def _run(
             _log_choice(name)
         return result
     raise NotImplementedError("; ".join(reasons))
+
+
+def _vary_alike(args: Arguments) -> Arguments:
+    """Arguments that differ between devices or not, all or none of them."""
+    arrays = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(args)
+        if field.name != "dropout_key" and isinstance(getattr(args, field.name), jax.Array)
+    }
+    return dataclasses.replace(args, **vary_alike(arrays))
+
+
+def _best() -> tuple[Implementation, ...]:
+    """What to try, the best first."""
+    platform = target_platform()
+    if platform == "gpu":
+        return ("cudnn", *_ANYWHERE)
+    if platform != "tpu":
+        return _ANYWHERE
+    if jax.device_count() > 1 and not _in_shard_map():
+        # XLA may have to split the program over devices, and cannot split these kernels.
+        return _ANYWHERE
+    return _TPU_KERNELS + _ANYWHERE
+
+
+def _in_shard_map() -> bool:
+    """Whether what is traced is the program of one device."""
+    kinds = jax.sharding.get_abstract_mesh().axis_types
+    return bool(kinds) and all(kind == jax.sharding.AxisType.Manual for kind in kinds)
 
 
 @functools.cache

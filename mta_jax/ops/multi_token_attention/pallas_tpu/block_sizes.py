@@ -34,14 +34,11 @@ class BlockSizes:
     ) -> tuple["BlockSizes", int]:
         """Tiles for a sequence, and its length padded to whole tiles.
 
-        They are the largest that fit into the memory, if any do, and pad the sequence by
-        no more than an eighth beyond what the smallest ones pad.
+        They are the largest that fit into the memory, if any do, and do not pad too much.
         """
-        most = round_up(length, LANES) * 9 // 8
-        block = self.block
+        block = tile_size(length, self.block)
         while block > LANES and (
-            round_up(length, block) > most
-            or needed_bytes(round_up(length, block), head_size, value_size, block, dtype)
+            needed_bytes(round_up(length, block), head_size, value_size, block, dtype)
             > self.vmem_limit_bytes
         ):
             block //= 2
@@ -52,6 +49,17 @@ class BlockSizes:
             forward_columns=min(self.forward_columns, block),
         )
         return sizes, round_up(length, block)
+
+
+def tile_size(length: int, largest: int) -> int:
+    """The largest tile, of `largest`, half of it and so on, that does not pad too much.
+
+    That is no more than an eighth beyond what tiles of `LANES` positions pad.
+    """
+    most = round_up(length, LANES) * 9 // 8
+    while largest > LANES and round_up(length, largest) > most:
+        largest //= 2
+    return largest
 
 
 def needed_bytes(length: int, head_size: int, value_size: int, block: int, dtype: np.dtype) -> int:

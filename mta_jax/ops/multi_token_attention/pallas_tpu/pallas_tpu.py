@@ -24,6 +24,12 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     STRIP,
     Plan,
 )
+from mta_jax.ops.multi_token_attention.requirements import (
+    require_causal_self_attention,
+    require_no,
+    require_no_varying_axes,
+    require_output_only,
+)
 from mta_jax.ops.target import target_kind, target_platform
 from mta_jax.typing import Array, Float
 
@@ -164,25 +170,12 @@ _mix_outputs.defvjp(_mix_forward, _mix_backward)
 
 
 def _refuse_what_is_missing(args: Arguments) -> None:
-    for name in ("pre_head_kernel", "post_kq_kernel", "mask"):
-        if getattr(args, name) is not None:
-            raise NotImplementedError(f"{name} is not supported; 'xla_chunked' supports it")
+    require_no(args, "pre_head_kernel", "post_kq_kernel")
     if args.pre_kq_kernel is None:
         raise NotImplementedError("without pre_kq_kernel this is not the kernel to use")
-    if args.return_weights:
-        raise NotImplementedError("attention weights are never formed")
-    if args.dropout_key is not None:
-        raise NotImplementedError("dropout is not supported; 'xla_chunked' supports it")
-    if not args.is_causal:
-        raise NotImplementedError("is_causal=False is not supported; 'xla_chunked' supports it")
-    if args.query.shape[1] != args.key.shape[1]:
-        raise NotImplementedError(
-            f"{args.query.shape[1]} queries and {args.key.shape[1]} keys: only equal lengths"
-        )
-    if not isinstance(args.query_offset, int) or args.query_offset:
-        raise NotImplementedError(f"query_offset {args.query_offset}: only 0")
-    if args.key_segment_ids is not None and args.key_segment_ids is not args.segment_ids:
-        raise NotImplementedError("key_segment_ids: keys have the documents of their queries")
+    require_output_only(args)
+    require_causal_self_attention(args)
+    require_no_varying_axes(args)
     dtype = jnp.result_type(args.query, args.key, args.value)
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise NotImplementedError(f"dtype {dtype}: only float32 and bfloat16")

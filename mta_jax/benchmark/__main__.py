@@ -2,14 +2,15 @@
 
 import sys
 
-from mta_jax.benchmark import attention, tpu
+from mta_jax.benchmark import attention, tpu, train_step
 from mta_jax.errors import UserError
 
-BENCHMARKS = {"attention": attention.main, "tpu": tpu.main}
+BENCHMARKS = {"attention": attention.main, "step": train_step.main, "tpu": tpu.main}
 
 USAGE = f"""usage: python -m mta_jax.benchmark NAME [--setting value]
 
 attention  time and memory of the attention op on the device at hand
+step       time of a whole training step on the device at hand
 tpu        what the TPU compiler says about kernels; no TPU needed (extra `tpu`)
 
 python -m mta_jax.benchmark NAME --help lists the settings. Names: {", ".join(BENCHMARKS)}."""

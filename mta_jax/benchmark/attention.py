@@ -9,10 +9,8 @@ Memory is what the compiler reserves for temporary arrays.
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -23,9 +21,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mta_jax.benchmark import torch_attention
+from mta_jax.benchmark.figures import write_figures
 from mta_jax.benchmark.timing import describe_machine, median_seconds
 from mta_jax.command_line import parse
-from mta_jax.errors import UserError
 from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
 
 Kind = Literal["plain", "talking_heads", "key_query", "mta"]
@@ -133,15 +131,7 @@ def main(arguments: list[str]) -> int:
     measurements = measure(config)
     Console().print(_table(config, measurements, machine))
     if config.json:
-        content = {
-            "machine": machine,
-            "config": dataclasses.asdict(config),
-            "measurements": [dataclasses.asdict(each) for each in measurements],
-        }
-        try:
-            Path(config.json).write_text(json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"json {config.json}: cannot be written ({error.strerror})") from None
+        write_figures(config.json, config, machine, measurements)
     return 0
 
 

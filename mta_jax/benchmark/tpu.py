@@ -9,6 +9,7 @@ is run.
 import dataclasses
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,10 @@ _CAVEAT = (
     "outside Pallas kernels, which counts the body of a loop once; its cycles are the time "
     "that these bytes take at the bandwidth of the chip's memory."
 )
+
+
+# What JAX adds to the name of a kernel.
+_LABEL = re.compile(r"^(transpose_|jvp_)+|(_no)?_residuals|_*\.\d+$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,7 +254,7 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
         for row in figures["pallas_kernels"]:
             table.add_row(
                 "",
-                f"  {row['name']}",
+                f"  {_LABEL.sub('', row['name'])}",
                 ("" if row["certain"] else "~") + _spell(row["cycles"], 1),
                 _spell(row["step_cycles"], 1),
                 _spell(row["whole"], 1),

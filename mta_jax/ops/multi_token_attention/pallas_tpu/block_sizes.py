@@ -75,6 +75,9 @@ def needed_bytes(length: int, head_size: int, value_size: int, block: int, dtype
     return resident + (working if dtype.itemsize == 2 else 3 * working)
 
 
+LEAST_VMEM_BYTES = 32 * 2**20
+"""What every kernel may ask for; every TPU since v5e has at least twice that."""
+
 _LARGE_MEMORY = BlockSizes(vmem_limit_bytes=112 * 2**20)
 
 _BY_DEVICE_KIND = {

@@ -14,6 +14,7 @@ from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu.attention import attention
 from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import (
     INTERPRETED,
+    LEAST_VMEM_BYTES,
     BlockSizes,
     block_sizes,
     needed_bytes,
@@ -110,7 +111,8 @@ def pallas_tpu(
         block=sizes.block,
         forward_rows=sizes.forward_rows,
         forward_columns=sizes.forward_columns,
-        vmem_limit_bytes=sizes.vmem_limit_bytes,
+        # With more than it needs, the compiler makes each step of the grid take longer.
+        vmem_limit_bytes=min(sizes.vmem_limit_bytes, max(needed, LEAST_VMEM_BYTES)),
         interpret=interpret,
     )
     out = attention(plan, query, key, prepare(value), kq_kernel, segment_ids)

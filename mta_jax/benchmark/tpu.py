@@ -32,9 +32,9 @@ _CAVEAT = (
     "Estimates from a compiled schedule; nothing was run. Cycles are bundles, per 128 x 128 "
     "logits per head: of an interior tile; what a step of the grid takes besides; and of the "
     "whole causal pass, tiles on the diagonal and idle steps included, over the logits that "
-    "are not masked. DMA waits are not in them. XLA bytes are its cost model of the part "
-    "outside Pallas kernels, which counts the body of a loop once; its cycles are the time "
-    "that these bytes take at the bandwidth of the chip's memory."
+    "are not masked. DMA waits are not in them. XLA is the part outside Pallas kernels: the "
+    "time that its bytes, by its own cost model, take at the bandwidth of the chip's memory. "
+    "Of programs without any Pallas kernel only the memory is reported."
 )
 
 
@@ -232,8 +232,8 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
     title = ", ".join(f"{name} {value}" for name, value in _describe(config).items())
     table = Table(title=f"Compiled, not run: {title}", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("TPU")
-    table.add_column("kernel", overflow="fold")
-    for name in ("tile", "+ step", "whole", "vs splash", "temp memory", "XLA bytes"):
+    table.add_column("kernel", overflow="fold", min_width=18)
+    for name in ("tile", "+ step", "whole", "vs splash", "memory"):
         table.add_column(name, justify="right")
     notes = []
     for outcome in outcomes:
@@ -241,7 +241,7 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
         head = (outcome.topology, outcome.kernel, "", "")
         if "failure" in figures:
             too_large = isinstance(outcome.failure, OutOfMemoryError)
-            table.add_row(*head, "", "", "too large" if too_large else "failed", "")
+            table.add_row(*head, "", "", "too large" if too_large else "failed")
             notes.append(f"{outcome.kernel} on {outcome.topology}: {outcome.failure}")
             continue
         table.add_row(
@@ -249,7 +249,6 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
             _spell(figures["whole"], 1),
             _spell(figures["vs_splash"], 2),
             spell_bytes(figures["temp_bytes"]),
-            spell_bytes(figures["xla_bytes_accessed"]),
         )
         for row in figures["pallas_kernels"]:
             table.add_row(

@@ -165,3 +165,17 @@ def test_unlike_cases_share_no_plan():
     other = dataclasses.replace(args, is_causal=False)
     assert row_blocks._plan(args) != row_blocks._plan(other)
     assert hash(row_blocks._plan(args)) == hash(row_blocks._plan(args))
+
+
+def test_kernels_with_more_taps_than_can_be_unrolled_are_left_to_xla():
+    case = Case(batch=1, query_length=12, num_heads=1, pre_kq=(17, 17))
+    arrays = jax.tree.map(jnp.asarray, case.arrays())
+    with pytest.raises(NotImplementedError, match=r"pre_kq_kernel of 17 x 17 taps: .* most 256"):
+        multi_token_attention(**arrays, implementation="xla_chunked")
+    # Kernels larger than the sequence are no more than that.
+    np.testing.assert_allclose(
+        multi_token_attention(**arrays),
+        multi_token_attention(**arrays, implementation="reference"),
+        rtol=1e-5,
+        atol=1e-5,
+    )

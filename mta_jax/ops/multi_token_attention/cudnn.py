@@ -25,7 +25,9 @@ def cudnn(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
       NotImplementedError: for anything else, naming the limit.
     """
     if target_platform() != "gpu":
-        raise NotImplementedError(f"there is no cuDNN on a {target_platform()}")
+        raise NotImplementedError(
+            f"there is no cuDNN on a {target_platform()}; 'xla_chunked' runs anywhere"
+        )
     require_no_mixing(args)
     require_output_only(args)
     require_causal_self_attention(args)

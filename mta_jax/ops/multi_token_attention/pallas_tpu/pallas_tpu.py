@@ -174,13 +174,17 @@ _mix_outputs.defvjp(_mix_forward, _mix_backward)
 def _refuse_what_is_missing(args: Arguments) -> None:
     require_no(args, "pre_head_kernel", "post_kq_kernel")
     if args.pre_kq_kernel is None:
-        raise NotImplementedError("without pre_kq_kernel this is not the kernel to use")
+        raise NotImplementedError(
+            "without pre_kq_kernel: this kernel is for it; 'splash' and 'xla_chunked' do without"
+        )
     require_output_only(args)
     require_causal_self_attention(args)
     require_no_varying_axes(args)
     dtype = jnp.result_type(args.query, args.key, args.value)
     if dtype not in (jnp.float32, jnp.bfloat16):
-        raise NotImplementedError(f"dtype {dtype}: only float32 and bfloat16")
+        raise NotImplementedError(
+            f"dtype {dtype}: only float32 and bfloat16; 'xla_chunked' takes any"
+        )
     _, query_taps, key_taps = args.pre_kq_kernel.shape
     before, after = key_padding_widths(key_taps, args.key_padding)
     # The last limit keeps the wrapped lanes of a strip apart, see `band`.
@@ -191,5 +195,5 @@ def _refuse_what_is_missing(args: Arguments) -> None:
     ):
         raise NotImplementedError(
             f"kernel size {query_taps}x{key_taps}: at most {QUERY_HALO + 1} query taps and "
-            f"{KEY_HALO} keys on either side"
+            f"{KEY_HALO} keys on either side; 'xla_chunked' takes more"
         )

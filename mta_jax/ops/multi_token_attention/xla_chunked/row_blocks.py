@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -30,6 +32,9 @@ _MIN_ROWS, _MAX_ROWS = 32, 256
 # of them: with n loops, a causal map costs 1 + 1 / n of its lower half.
 _MAX_STAGES = 8
 _MIN_BLOCKS_PER_STAGE = 2
+
+# The paper's kernels have 66. Compiling takes time in proportion.
+_MAX_TAPS = 256
 
 
 class _Stage(NamedTuple):
@@ -71,10 +76,18 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
       The output, and no attention weights.
 
     Raises:
-      NotImplementedError: where attention weights are asked for.
+      NotImplementedError: where attention weights are asked for, or a kernel has more
+        taps than can be unrolled.
     """
     if args.return_weights:
         raise NotImplementedError("it never has the whole map; 'xla' returns attention weights")
+    for name in ("pre_kq_kernel", "post_kq_kernel"):
+        size = np.shape(getattr(args, name))[1:]
+        if math.prod(size) > _MAX_TAPS:
+            raise NotImplementedError(
+                f"{name} of {size[0]} x {size[1]} taps: the compiler takes each on its own, so at "
+                f"most {_MAX_TAPS}; 'xla' has no such limit"
+            )
     accumulate = jnp.promote_types(args.query.dtype, jnp.float32)
 
     def heads_first(x: Array) -> Array:

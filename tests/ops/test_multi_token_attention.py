@@ -306,7 +306,7 @@ class TestSelection:
         if kernel:
             sizes = {"pre_kq_kernel": (1, 6, 11), "pre_head_kernel": (1, 1, 1)}
             arrays[kernel] = jax.ShapeDtypeStruct(sizes[kernel], jnp.float32)
-        with targeting(SimpleNamespace(platform=platform, device_kind="")):
+        with targeting(SimpleNamespace(platform=platform, device_kind="TPU v6 lite")):
             jax.eval_shape(lambda arrays: multi_token_attention(**arrays), arrays)
         assert chosen == [expected]
 

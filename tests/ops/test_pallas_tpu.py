@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import BlockSizes
+from mta_jax.ops.target import targeting
 from tests.ops import attention_suite
 from tests.ops.attention_suite import (
     AttentionSuite,
@@ -145,6 +147,15 @@ def test_lengths_beyond_the_memory_of_a_chip_are_refused():
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), case.arrays())
     with pytest.raises(NotImplementedError, match=r"length 32768 with head size 8: .* MiB"):
         jax.eval_shape(lambda arrays: pallas_tpu(Arguments(**arrays)), shapes)
+
+
+def test_tpus_that_it_was_never_compiled_for_are_refused():
+    arrays = jax.tree.map(jnp.asarray, SMALL.arrays())
+    with (
+        targeting(types.SimpleNamespace(platform="tpu", device_kind="TPU v4")),
+        pytest.raises(NotImplementedError, match="device 'TPU v4': compiled for v5e, v5p and v6e"),
+    ):
+        multi_token_attention(**arrays, implementation="pallas_tpu")
 
 
 def test_traced_scale():

@@ -78,17 +78,26 @@ def needed_bytes(length: int, head_size: int, value_size: int, block: int, dtype
 LEAST_VMEM_BYTES = 32 * 2**20
 """What every kernel may ask for; every TPU since v5e has at least twice that."""
 
-_LARGE_MEMORY = BlockSizes(vmem_limit_bytes=112 * 2**20)
-
 _BY_DEVICE_KIND = {
-    "TPU v5 lite": _LARGE_MEMORY,
-    "TPU v6 lite": _LARGE_MEMORY,
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), BlockSizes(vmem_limit_bytes=112 * 2**20)),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), BlockSizes(vmem_limit_bytes=112 * 2**20)),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), BlockSizes(vmem_limit_bytes=56 * 2**20)),
 }
+"""v5e and v6e have 128 MiB on a chip, v5p 64."""
 
 INTERPRETED = BlockSizes(block=128)
 """Tiles are unrolled in the program, and a CPU takes minutes to compile large ones."""
 
 
 def block_sizes(device_kind: str) -> BlockSizes:
-    """The table: v5e and v6e have 128 MiB on a chip; others get sizes that fit into 64."""
-    return _BY_DEVICE_KIND.get(device_kind, BlockSizes())
+    """The tiles for a kind of device, in JAX's words.
+
+    Raises:
+      NotImplementedError: for a TPU that the kernels have never been compiled for.
+    """
+    if device_kind not in _BY_DEVICE_KIND:
+        raise NotImplementedError(
+            f"device {device_kind!r}: compiled for v5e, v5p and v6e only; 'xla_chunked' runs "
+            "anywhere"
+        )
+    return _BY_DEVICE_KIND[device_kind]

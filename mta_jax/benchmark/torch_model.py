@@ -1,5 +1,6 @@
 """Our model with the paper's attention in plain PyTorch, to be timed beside ours."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,8 +49,10 @@ def train_step(config: ModelConfig, kind: AttentionKind, tokens: np.ndarray) -> 
             }
         kernels = {}
         for side in ("pre", "post"):
+            kernel_size = getattr(config.mta, f"{side}_kq_kernel_size")
             if convolves:
-                kernels[f"{side}_kq_kernel"] = parameter(heads, 6, 11, scale=66**-0.5)
+                kernel_scale = math.prod(kernel_size) ** -0.5
+                kernels[f"{side}_kq_kernel"] = parameter(heads, *kernel_size, scale=kernel_scale)
             if mixes:
                 kernels[f"{side}_head_kernel"] = parameter(1, heads, heads)
         return made | {"kernels": kernels}

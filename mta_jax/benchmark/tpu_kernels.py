@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
-from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import block_sizes, tile_size
+from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import Memory, block_sizes, tile_size
 from mta_jax.ops.multi_token_attention.splash import LARGEST_TILE
 from mta_jax.typing import Array
 
@@ -85,6 +85,8 @@ def _splash(shapes: Shapes) -> Program:
         {
             "splash_mha_fwd": Tile("forward", 1, tile, tile, runs, steps),
             "splash_mha_dkv": Tile("backward", 1, tile, tile, runs, steps),
+            # Beyond a length, a kernel of its own.
+            "splash_mha_dq": Tile("backward", 1, tile, tile, runs, steps),
         },
     )
 
@@ -97,9 +99,14 @@ def _convolved_logits(shapes: Shapes) -> Program:
             query, key, value, pre_kq_kernel=kq_kernel, implementation="pallas_tpu"
         )
 
-    sizes, padded = block_sizes(shapes.device_kind).fit(
-        shapes.length, shapes.head_size, shapes.head_size, jnp.dtype(shapes.dtype)
+    memory = Memory(
+        head_size=shapes.head_size,
+        value_size=shapes.head_size,
+        query_taps=6,
+        has_segments=False,
+        itemsize=jnp.dtype(shapes.dtype).itemsize,
     )
+    sizes, padded = block_sizes(shapes.device_kind).fit(shapes.length, memory)
     rows = padded // sizes.block
     tiles = rows * (rows + 1) // 2
     # Tiles far below the diagonal, just below it and on it.

@@ -30,6 +30,15 @@ def target_kind() -> str:
     return (_target.get() or jax.devices()[0]).device_kind
 
 
+def target_compute_capability() -> float | None:
+    """That of an NVIDIA GPU, where it is known."""
+    device = _target.get() or jax.devices()[0]
+    try:
+        return float(getattr(device, "compute_capability", ""))
+    except ValueError:
+        return None
+
+
 @contextlib.contextmanager
 def targeting(device: Target) -> Iterator[None]:
     """Has ops choose for another device than the default one, while they are traced.

@@ -78,13 +78,14 @@ def test_splash_gives_future_tokens_and_other_documents_zero_gradient(documents)
         ({"mask": jnp.ones((1, 1, 63, 63), bool)}, "mask is not supported"),
         ({"is_causal": False}, "is_causal=False"),
         ({"query_offset": 3}, "query_offset 3: only 0"),
+        ({"out_dtype": jnp.float32}, "out_dtype float32: this kernel writes bfloat16"),
         ({"dropout_rate": 0.1, "dropout_key": 0}, "dropout_key is not supported"),
     ],
 )
 @pytest.mark.parametrize("implementation", ["splash", "cudnn"])
 def test_what_is_not_supported_is_refused_by_name(implementation, changes, message):
     if "dropout_key" in changes:
-        changes |= {"dropout_key": jax.random.key(0)}
+        changes = changes | {"dropout_key": jax.random.key(0)}
     arrays, _ = jax.tree.map(jnp.asarray, bfloat16_draw(PLAIN, 0))
     with pytest.raises(NotImplementedError, match=message), targeting(GPU):
         multi_token_attention(**(arrays | changes), implementation=implementation)
@@ -95,6 +96,13 @@ def test_cudnn_refuses_head_sizes_by_name(head_size):
     arrays, _ = bfloat16_draw(dataclasses.replace(PLAIN, head_size=head_size), 0)
     arrays = jax.tree.map(jnp.asarray, arrays)
     with pytest.raises(NotImplementedError, match=f"head size {head_size}"), targeting(GPU):
+        multi_token_attention(**arrays, implementation="cudnn")
+
+
+def test_cudnn_is_not_asked_of_gpus_that_are_too_old():
+    arrays, _ = jax.tree.map(jnp.asarray, bfloat16_draw(PLAIN, 0))
+    turing = types.SimpleNamespace(platform="gpu", device_kind="T4", compute_capability="7.5")
+    with targeting(turing), pytest.raises(NotImplementedError, match=r"compute capability 7.5"):
         multi_token_attention(**arrays, implementation="cudnn")
 
 
@@ -114,8 +122,7 @@ def test_cudnn_is_asked_for_the_same_attention(monkeypatch):
         asked.append(implementation)
         return jax.nn.dot_product_attention(*arrays, implementation="xla", **options)
 
-    library = types.SimpleNamespace(nn=types.SimpleNamespace(dot_product_attention=in_xla))
-    monkeypatch.setattr(cudnn_module, "jax", library)
+    monkeypatch.setattr(cudnn_module, "dot_product_attention", in_xla)
     with targeting(GPU):
         accuracy(PLAIN, "cudnn")
     assert set(asked) == {"cudnn"}

@@ -298,9 +298,12 @@ class TestSelection:
             monkeypatch.setitem(
                 IMPLEMENTATIONS, name, functools.partial(self.record, chosen, name, implementation)
             )
+
         # As on a machine with cuDNN.
-        library = SimpleNamespace(dot_product_attention=lambda query, key, value, **options: value)
-        monkeypatch.setattr(cudnn, "jax", SimpleNamespace(nn=library))
+        def library(query, key, value, **options):
+            return value
+
+        monkeypatch.setattr(cudnn, "dot_product_attention", library)
         shape = jax.ShapeDtypeStruct((1, 128, 1, 64), jnp.bfloat16)
         arrays = dict.fromkeys(("query", "key", "value"), shape)
         if kernel:
@@ -331,6 +334,18 @@ class TestSelection:
             one_device = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec)
             jax.eval_shape(one_device, *arrays)
         assert calls == ["xla_chunked", "pallas_tpu"]
+
+
+@pytest.mark.parametrize("empty", ["batch", "queries", "keys"])
+def test_nothing_gives_nothing(empty):
+    batch, length, num_keys = (0 if empty == name else 3 for name in ("batch", "queries", "keys"))
+    query = jnp.ones((batch, length, 2, 4))
+    key = value = jnp.ones((batch, num_keys, 2, 4))
+    kernel = jnp.ones((2, 2, 3))
+    out = multi_token_attention(query, key, value, pre_kq_kernel=kernel)
+    np.testing.assert_array_equal(out, np.zeros((batch, length, 2, 4)))
+    weights = multi_token_attention_weights(query, key, pre_kq_kernel=kernel)
+    assert weights.shape == (batch, 2, length, num_keys)
 
 
 class TestArgumentErrors:

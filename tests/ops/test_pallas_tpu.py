@@ -158,6 +158,30 @@ def test_tpus_that_it_was_never_compiled_for_are_refused():
         multi_token_attention(**arrays, implementation="pallas_tpu")
 
 
+@pytest.mark.parametrize(("dtype", "out_dtype"), [("float32", "float16"), ("bfloat16", "float32")])
+def test_writes_any_dtype(dtype, out_dtype):
+    arrays = {name: jnp.asarray(x, dtype) for name, x in SMALL.arrays().items()}
+    attend = functools.partial(multi_token_attention, **arrays, out_dtype=out_dtype)
+    out, expected = attend(implementation="pallas_tpu"), attend(implementation="xla")
+    assert out.dtype == out_dtype
+    np.testing.assert_allclose(
+        np.float32(out), np.float32(expected), atol=2e-3 if out_dtype == "float16" else 2e-2
+    )
+
+
+def test_a_scale_of_zero_has_gradients():
+    case = dataclasses.replace(SMALL, query_length=9)
+    arrays = jax.tree.map(jnp.asarray, case.arrays())
+
+    def loss(arrays, implementation):
+        out = multi_token_attention(**arrays, scale=0.0, implementation=implementation)
+        return jnp.sum(jnp.sin(out))
+
+    run = jax.jit(jax.grad(loss), static_argnums=1)
+    got, expected = run(arrays, "pallas_tpu"), run(arrays, "reference")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, expected)
+
+
 def test_traced_scale():
     case = dataclasses.replace(SMALL, query_length=9)
 

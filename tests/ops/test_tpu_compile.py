@@ -104,8 +104,10 @@ def test_the_fused_kernel_is_chosen_and_compiles(generation, head_size):
         ("v5p", {"dtype": jnp.float32}),
         ("v6e", {"head_size": 256}),
         # The longest that fit.
-        ("v5p", {"length": 16384}),
-        ("v6e", {"length": 45056}),
+        ("v5p", {"length": 15360}),
+        ("v5p", {"length": 16384, "packed": True}),
+        ("v5p", {"length": 14336, "kernel_size": (9, 11), "packed": True}),
+        ("v6e", {"length": 43008}),
     ],
     ids=str,
 )

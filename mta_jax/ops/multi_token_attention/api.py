@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 from mta_jax.ops.manual_axes import vary_alike
 from mta_jax.ops.multi_token_attention.arguments import Arguments, check
@@ -183,6 +184,8 @@ def _run(
     args: Arguments, implementation: Implementation | Sequence[Implementation] | None
 ) -> tuple[Array, Array | None]:
     check(args)
+    if 0 in (*args.query.shape[:3], args.key.shape[1]):
+        return _nothing(args)
     args = _vary_alike(args)
     if isinstance(implementation, str):
         candidates: Sequence[str] = (implementation,)
@@ -204,6 +207,13 @@ def _run(
             _log_choice(name)
         return result
     raise NotImplementedError("; ".join(reasons))
+
+
+def _nothing(args: Arguments) -> tuple[Array, Array]:
+    """The result where there are no queries, or no keys."""
+    batch, length, num_heads, _ = args.query.shape
+    out = jnp.zeros((batch, length, num_heads, args.value.shape[3]), args.output_dtype)
+    return out, jnp.zeros((batch, num_heads, length, args.key.shape[1]), jnp.float32)
 
 
 def _vary_alike(args: Arguments) -> Arguments:

@@ -2,24 +2,30 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.nn import dot_product_attention
 
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.requirements import (
     require_causal_self_attention,
     require_no,
     require_no_mixing,
+    require_output_of_input_dtype,
     require_output_only,
 )
-from mta_jax.ops.target import target_platform
+from mta_jax.ops.target import target_compute_capability, target_platform
 from mta_jax.typing import Array, Float
 
 _LARGEST_HEAD = 128
+
+_AMPERE = 8.0
 
 
 def cudnn(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
     """Causal attention without any mixing step, on NVIDIA GPUs from Ampere on.
 
-    Packed documents would need a mask of the size of the map, so they are refused.
+    Packed documents would need a mask of the size of the map, so they are refused. Under
+    `jax.vmap`, JAX lets cuDNN have a batch axis of all three arrays, in front, or of none.
 
     Raises:
       NotImplementedError: for anything else, naming the limit.
@@ -27,6 +33,12 @@ def cudnn(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
     if target_platform() != "gpu":
         raise NotImplementedError(
             f"there is no cuDNN on a {target_platform()}; 'xla_chunked' runs anywhere"
+        )
+    capability = target_compute_capability()
+    if capability is not None and capability < _AMPERE:
+        raise NotImplementedError(
+            f"a GPU of compute capability {capability}: at least {_AMPERE}; 'xla_chunked' runs "
+            "anywhere"
         )
     require_no_mixing(args)
     require_output_only(args)
@@ -42,19 +54,20 @@ def cudnn(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
             f"head size {head_size}, of values {value_size}: equal multiples of 8 up to "
             f"{_LARGEST_HEAD}"
         )
+    require_output_of_input_dtype(args)
     scale = args.logit_scale
-    if not isinstance(scale, int | float):
-        raise NotImplementedError("a scale that is computed; 'xla_chunked' takes it")
+    if isinstance(scale, jax.Array):
+        raise NotImplementedError("a scale that is an array; 'xla_chunked' takes it")
     try:
-        out = jax.nn.dot_product_attention(
+        out = dot_product_attention(
             args.query,
             args.key,
             args.value,
-            scale=float(scale),
+            scale=float(np.asarray(scale)),
             is_causal=True,
             implementation="cudnn",
         )
-    except RuntimeError as error:
-        # JAX finds no library, an old one or another kind of GPU.
+    except (RuntimeError, TypeError) as error:
+        # JAX finds no library, or cannot batch what `vmap` asks for.
         raise NotImplementedError(str(error)) from error
     return out.astype(args.output_dtype), None

@@ -3,6 +3,8 @@
 Each function raises NotImplementedError, naming the argument, where a call does not fit.
 """
 
+import jax.numpy as jnp
+
 from mta_jax.ops.manual_axes import varying_axes
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 
@@ -53,4 +55,14 @@ def require_no_varying_axes(args: Arguments) -> None:
         raise NotImplementedError(
             f"shard_map over {', '.join(sorted(axes))} with check_vma=True: this kernel needs "
             "check_vma=False; 'xla_chunked' works with both"
+        )
+
+
+def require_output_of_input_dtype(args: Arguments) -> None:
+    """Refuses an output that is wider than the inputs, to which it would be rounded first."""
+    inputs = jnp.result_type(args.query, args.key, args.value)
+    if jnp.promote_types(inputs, args.output_dtype) != inputs:
+        raise NotImplementedError(
+            f"out_dtype {jnp.dtype(args.output_dtype)}: this kernel writes {inputs}; 'xla_chunked' "
+            "writes any"
         )

@@ -14,6 +14,7 @@ from mta_jax.ops.multi_token_attention.requirements import (
     require_causal_self_attention,
     require_no_mixing,
     require_no_varying_axes,
+    require_output_of_input_dtype,
     require_output_only,
 )
 from mta_jax.ops.target import target_platform
@@ -46,6 +47,7 @@ def splash(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
         raise NotImplementedError(
             f"dtype {dtype}: this kernel rounds factors to bfloat16; 'xla_chunked' does not"
         )
+    require_output_of_input_dtype(args)
     length, num_heads = args.query.shape[1:3]
     tile = tile_size(length, LARGEST_TILE)
     padded = round_up(length, tile)

@@ -25,6 +25,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.forward import document_specs,
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     KEY_HALO,
     LANES,
+    LN_2,
     QUERY_HALO,
     QUERY_HALO_BLOCK,
     STRIP,
@@ -269,7 +270,7 @@ def _kernel(
             ds = band.edit_blocks(ds, distance, split, keys_first=True)
         ds = ds.astype(own.dtype)
         dexpanded[keys] += plan.dot(ds, own, (1, 0))
-        dtaps = plan.dot(ds, expanded_key[keys], (0, 0)) * (plan.scale / plan.log2_scale)
+        dtaps = plan.dot(ds, expanded_key[keys], (0, 0)) * LN_2
         first, size = queries.start, queries.stop - queries.start
         for a in range(plan.query_taps):
             dtap = dtaps[:, a * plan.head_size : (a + 1) * plan.head_size]

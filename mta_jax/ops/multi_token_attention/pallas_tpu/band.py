@@ -16,6 +16,7 @@ from jax import lax
 
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     LANES,
+    LN_2,
     QUERY_HALO,
     STRIP,
     Plan,
@@ -81,7 +82,7 @@ def strip_gradients(plan: Plan, strips: Strips, dstrips: Array, dqueries: Ref, d
     """
     dstrips = dstrips.astype(strips.taps.dtype)
     taps = side_by_side(strips.taps, slice(None))
-    dmatrix = plan.dot(taps, dstrips, (0, 0)) * (plan.scale / plan.log2_scale)
+    dmatrix = plan.dot(taps, dstrips, (0, 0)) * LN_2
     dtaps = plan.dot(dstrips, strips.matrix[...], (1, 1))
     for strip in range(dstrips.shape[0] // STRIP):
         start = strip * STRIP

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import numpy as np
-
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, round_up
 
 
@@ -29,17 +27,14 @@ class BlockSizes:
     forward_columns: int = 1024
     vmem_limit_bytes: int = 56 * 2**20
 
-    def fit(
-        self, length: int, head_size: int, value_size: int, dtype: np.dtype
-    ) -> tuple["BlockSizes", int]:
+    def fit(self, length: int, memory: "Memory") -> tuple["BlockSizes", int]:
         """Tiles for a sequence, and its length padded to whole tiles.
 
         They are the largest that fit into the memory, if any do, and do not pad too much.
         """
         block = tile_size(length, self.block)
         while block > LANES and (
-            needed_bytes(round_up(length, block), head_size, value_size, block, dtype)
-            > self.vmem_limit_bytes
+            memory.bytes(round_up(length, block), block) > self.vmem_limit_bytes
         ):
             block //= 2
         sizes = dataclasses.replace(
@@ -62,17 +57,39 @@ def tile_size(length: int, largest: int) -> int:
     return largest
 
 
-def needed_bytes(length: int, head_size: int, value_size: int, block: int, dtype: np.dtype) -> int:
-    """Memory on the chip that the backward kernel needs, at most.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What a call needs of the memory on the chip, at most.
 
-    It keeps the gradients of the queries and of the keys of a whole sequence, each
-    buffered twice. The rest grows with the tiles; how much was found by compiling for
-    smaller and smaller limits.
+    The backward kernel needs most. It keeps the gradients of the queries and of the keys of
+    a whole sequence, each buffered twice. The rest grows with the tiles; how much was found
+    by compiling for smaller and smaller limits.
+
+    Args:
+      head_size: H.
+      value_size: of the values that heads of a mixing group join.
+      query_taps: Cq.
+      has_segments: whether rows are packed.
+      itemsize: bytes of an operand of matrix products, 2 or 4.
     """
-    columns, value_columns = round_up(head_size, LANES), round_up(value_size, LANES)
-    resident = 4 * 4 * (length + LANES) * columns
-    working = (19 * columns + 3 * value_columns) * 2**20 // LANES * block // 1024
-    return resident + (working if dtype.itemsize == 2 else 3 * working)
+
+    head_size: int
+    value_size: int
+    query_taps: int
+    has_segments: bool
+    itemsize: int
+
+    def bytes(self, length: int, block: int) -> int:
+        """For a padded sequence in tiles of `block` positions."""
+        columns, value_columns = (round_up(x, LANES) for x in (self.head_size, self.value_size))
+        resident = 4 * 4 * (length + LANES) * columns
+        # In MiB for tiles of 1024, for each register of columns.
+        per_column = 10 + 1.5 * max(self.query_taps, 6)
+        working = per_column * columns / LANES + 3 * value_columns / LANES
+        if self.itemsize == 4:
+            working *= 3
+        working += 3 + 3 * self.has_segments
+        return resident + int(working * 2**20 * block / 1024)
 
 
 LEAST_VMEM_BYTES = 32 * 2**20

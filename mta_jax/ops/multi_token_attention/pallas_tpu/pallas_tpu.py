@@ -16,8 +16,8 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import (
     INTERPRETED,
     LEAST_VMEM_BYTES,
     BlockSizes,
+    Memory,
     block_sizes,
-    needed_bytes,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
     KEY_HALO,
@@ -75,8 +75,15 @@ def pallas_tpu(
     value, joined = jnp.swapaxes(args.value, 1, 2), 1
     if args.post_head_kernel is not None:
         value, joined = _join_values(value, num_heads, args.post_head_kernel.shape[1])
-    sizes, padded = sizes.fit(length, head_size, value.shape[3], dtype)
-    needed = needed_bytes(padded, head_size, value.shape[3], sizes.block, dtype)
+    memory = Memory(
+        head_size=head_size,
+        value_size=value.shape[3],
+        query_taps=query_taps,
+        has_segments=args.segment_ids is not None,
+        itemsize=dtype.itemsize,
+    )
+    sizes, padded = sizes.fit(length, memory)
+    needed = memory.bytes(padded, sizes.block)
     if needed > sizes.vmem_limit_bytes:
         raise NotImplementedError(
             f"length {length} with head size {head_size}: the backward kernel needs "
@@ -106,8 +113,7 @@ def pallas_tpu(
         scale=float(scale),
         has_segments=segment_ids is not None,
         dtype=dtype,
-        # Mixing heads reads it once more, and should not read it rounded.
-        out_dtype=args.output_dtype if args.post_head_kernel is None else jnp.float32,
+        out_dtype=_kernel_output_dtype(args, dtype),
         block=sizes.block,
         forward_rows=sizes.forward_rows,
         forward_columns=sizes.forward_columns,
@@ -123,6 +129,15 @@ def pallas_tpu(
             args.post_head_kernel.astype(jnp.float32).reshape(num_groups, group_size, joined, -1),
         ).reshape(batch, num_heads, padded, value_size)
     return jnp.swapaxes(out, 1, 2)[:, :length].astype(args.output_dtype), None
+
+
+def _kernel_output_dtype(args: Arguments, dtype: np.dtype) -> np.dtype:
+    """Of what the kernel writes, and reads again for the gradient."""
+    narrow = np.dtype(jnp.bfloat16)
+    # Mixing heads reads it once more, and should not read it rounded.
+    if args.post_head_kernel is None and dtype == narrow == args.output_dtype:
+        return narrow
+    return np.dtype(jnp.float32)
 
 
 def _join_values(

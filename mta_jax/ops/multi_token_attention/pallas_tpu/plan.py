@@ -13,6 +13,9 @@ from mta_jax.typing import Array, DTypeLike
 Ref = Any
 """A reference to memory inside a kernel."""
 
+LN_2 = math.log(2)
+"""Takes gradients of logits in units of log 2 to those of logits."""
+
 LANES = 128
 """Width of a vector register and of one block of logits."""
 

@@ -132,6 +132,29 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "B T V"]:
         """Logits of the next token at every position, float32.
 
+        They are `logits` of `features`, which takes the same arguments.
+        """
+        return self.logits(
+            self.features(
+                tokens,
+                positions=positions,
+                segment_ids=segment_ids,
+                deterministic=deterministic,
+                rngs=rngs,
+            )
+        )
+
+    def features(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
+    ) -> Float[Array, "B T D"]:
+        """What the output layer reads at every position.
+
         Args:
           tokens: token ids.
           positions: position of each token in its document; default 0, 1, 2, ...
@@ -149,10 +172,13 @@ class Transformer(nnx.Module):
                 deterministic=deterministic,
                 rngs=rngs,
             )
-        x = self.final_norm(x)
+        return self.final_norm(x)
+
+    def logits(self, features: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits of every token, float32."""
         if self.head is None:
-            return self.embedding.attend(x)
-        return self.head(x)
+            return self.embedding.attend(features)
+        return self.head(features)
 
     def attention_weights(
         self,

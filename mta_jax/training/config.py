@@ -63,6 +63,26 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Cross-entropy."""
+
+    z_loss: float = 0.0
+    """Factor of the squared log of the softmax denominator, which keeps logits from drifting
+    (1e-4 in PaLM). Not part of the reported loss."""
+
+    tokens_at_once: int | None = None
+    """Logits of so many tokens are in memory at a time, computed twice; null: of all."""
+
+    def __post_init__(self) -> None:
+        if not self.z_loss >= 0:
+            raise ValueError(f"loss.z_loss {self.z_loss}: must be at least 0")
+        if self.tokens_at_once is not None and self.tokens_at_once < 1:
+            raise ValueError(
+                f"loss.tokens_at_once {self.tokens_at_once}: must be at least 1, or null"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """Checkpoints in the run folder. A run started again continues from the last."""
 
@@ -126,6 +146,10 @@ class TrainConfig:
     evaluate_every: int = 500
     """Steps between evaluations on all held-out data; there is one at the end too."""
 
+    accumulate: int = 1
+    """Parts that a batch is taken in, one after the other, for the memory of one part. The
+    gradient is that of the whole batch: every token counts the same."""
+
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     """The model."""
 
@@ -134,6 +158,9 @@ class TrainConfig:
 
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """The optimiser."""
+
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    """The loss."""
 
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     """Checkpoints."""
@@ -144,11 +171,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.run_dir in ("", "null", "~"):
             raise ValueError(f"run_dir {self.run_dir!r}: must be the path of a folder")
-        for name in ("num_steps", "log_every", "evaluate_every"):
+        for name in ("num_steps", "log_every", "evaluate_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed {self.seed}: must be in 0..{2**32 - 1}")
+        if self.data.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate}: must divide data.batch_size {self.data.batch_size}"
+            )
         # A line is a mean over log_every steps, and a restart must not tear one in two.
         if self.checkpoint.every % self.log_every:
             raise ValueError(

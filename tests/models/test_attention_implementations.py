@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
-from mta_jax.training.loss import cross_entropy
+from mta_jax.training.loss import summed_losses
 from tests.layers.tools import drawn
 
 # More positions than a tile of the interpreted kernels has, in documents of 70 and 80.
@@ -39,8 +39,9 @@ def gradients(config, implementation):
     }
 
     def loss(params):
-        logits = nnx.merge(graphdef, params)(tokens[:, :-1], **where)
-        return cross_entropy(logits, tokens[:, 1:], jnp.ones((2, LENGTH)))
+        model = nnx.merge(graphdef, params)
+        features = model.features(tokens[:, :-1], **where)
+        return summed_losses(model.logits, features, tokens[:, 1:], jnp.ones((2, LENGTH)))[0]
 
     return jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
 

@@ -10,6 +10,8 @@ from mta_jax.ops.multi_token_attention import Implementation
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.typing import KeyPadding
 
+Rematerialization = Literal["none", "full", "dots"]
+
 AttentionKind = Literal["transformer", "mta", "talking_heads", "diff"]
 """transformer: ordinary attention. mta: as `MTAConfig` says. talking_heads: head
 mixing before and after the softmax over all heads, nothing else. diff:
@@ -129,6 +131,10 @@ class ModelConfig:
     attention_implementation: Implementation | None = None
     """How attention is computed; null: the best for the device. A name is a demand."""
 
+    remat: Rematerialization = "none"
+    """What each layer computes again for its gradient instead of keeping it: none, full
+    (everything), or dots (everything but the results of projections)."""
+
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; logits, softmax and parameters stay float32."""
 
@@ -141,7 +147,11 @@ class ModelConfig:
         for name in ("rope_theta", "norm_epsilon"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"model.{name} {getattr(self, name)}: must be above 0")
-        _check_choices("model.", rope_layout=(self.rope_layout, RopeLayout))
+        _check_choices(
+            "model.",
+            rope_layout=(self.rope_layout, RopeLayout),
+            remat=(self.remat, Rematerialization),
+        )
         if self.attention_implementation is not None:
             _check_choices(
                 "model.", attention_implementation=(self.attention_implementation, Implementation)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers import DifferentialAttention, Embedding, MultiTokenAttention, SwiGLU
+from mta_jax.layers.attention import dropout_key
 from mta_jax.layers.initializers import projection_init
 from mta_jax.models.config import ModelConfig
 from mta_jax.typing import Array, DropoutKey, Float, Int
@@ -16,6 +18,11 @@ _PLAIN: dict[str, Any] = {
     "post_kq_kernel_size": None,
     "post_head_kernel_size": None,
     "group_norm": None,
+}
+
+_POLICIES: dict[str, Any] = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -103,6 +110,7 @@ class Transformer(nnx.Module):
         self.embedding = Embedding(
             config.vocab_size, config.embed_dim, dtype=jnp.dtype(config.dtype), rngs=rngs
         )
+        self.remat = config.remat
         self.layers = nnx.List(
             [Block(config, layer, rngs=rngs) for layer in range(config.num_layers)]
         )
@@ -164,14 +172,19 @@ class Transformer(nnx.Module):
           rngs: random source of dropout.
         """
         x = self.embedding(tokens)
+
+        def apply(block: Block, x: Array, key: Array | None) -> Array:
+            where = {"positions": positions, "segment_ids": segment_ids}
+            return block(x, **where, deterministic=key is None, rngs=key)
+
+        if self.remat != "none":
+            apply = jax.checkpoint(apply, policy=_POLICIES[self.remat])
         for block in self.layers:
-            x = block(
-                x,
-                positions=positions,
-                segment_ids=segment_ids,
-                deterministic=deterministic,
-                rngs=rngs,
-            )
+            # Drawn here: what is computed again must draw the same key.
+            attention = block.attention
+            is_off = attention.deterministic if deterministic is None else deterministic
+            key = dropout_key(attention.dropout_rate, is_off, rngs)
+            x = apply(block, x, key)
         return self.final_norm(x)
 
     def logits(self, features: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

@@ -287,3 +287,28 @@ def test_attention_weights_are_those_the_layers_use():
 def test_model_needs_its_vocabulary():
     with pytest.raises(ValueError, match=r"model\.vocab_size null: a model needs its number"):
         Transformer(ModelConfig(), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_what_is_computed_again_gives_the_same_gradients(remat):
+    tokens = jnp.asarray(np.random.default_rng(3).integers(0, LENGTH, size=(2, LENGTH)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(remat, key):
+        graphdef, params = nnx.split(build(CONFIGS["mixed"], attention_dropout=0.3, remat=remat))
+
+        def loss(params):
+            model = nnx.merge(graphdef, params)
+            logits = model(tokens, deterministic=False, rngs=nnx.Rngs(dropout=key))
+            return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
+
+        return jax.value_and_grad(loss)(params)
+
+    key = jax.random.key(5)
+    expected, got = gradients("none", key), gradients(remat, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+
+    def calls_of_remat(remat):
+        return str(jax.make_jaxpr(functools.partial(gradients, remat))(key)).count("remat")
+
+    assert calls_of_remat(remat) > calls_of_remat("none") == 0

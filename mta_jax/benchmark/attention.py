@@ -9,21 +9,18 @@ Memory is what the compiler reserves for temporary arrays.
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from mta_jax.benchmark import torch_attention
-from mta_jax.benchmark.figures import write_figures
-from mta_jax.benchmark.timing import describe_machine, median_seconds
-from mta_jax.command_line import parse
+from mta_jax.benchmark.command import implementations_of, run_command
+from mta_jax.benchmark.timing import median_seconds
 from mta_jax.ops.multi_token_attention import Implementation, multi_token_attention
 
 Kind = Literal["plain", "talking_heads", "key_query", "mta"]
@@ -112,41 +109,24 @@ class Measurement:
 
 
 def main(arguments: list[str]) -> int:
-    """Measures, prints a table and writes the JSON file that is asked for; returns 0.
-
-    Raises:
-      UserError: where PyTorch is asked for and missing, or a file cannot be written.
-    """
-    config, _ = parse(
-        AttentionBenchmarkConfig,
+    """Runs the command; see `run_command`."""
+    return run_command(
         arguments,
-        prog="mta_jax.benchmark attention",
+        AttentionBenchmarkConfig,
+        name="attention",
         description="Time and memory of the attention op on the device at hand.",
-        has_dry_run=False,
+        measure=measure,
+        table=_table,
     )
-    logging.getLogger("mta_jax").setLevel(logging.WARNING)
-    if config.torch:
-        torch_attention.require()
-    machine = describe_machine()
-    measurements = measure(config)
-    Console().print(_table(config, measurements, machine))
-    if config.json:
-        write_figures(config.json, config, machine, measurements)
-    return 0
 
 
 def measure(config: AttentionBenchmarkConfig) -> list[Measurement]:
     """All rows, lengths outermost."""
-    implementations: list[Any] = [None, "xla"]
-    if config.implementations is not None:
-        implementations = list(config.implementations)
-    if config.torch:
-        implementations.append("torch")
     rows = [
         (length, kind, implementation)
         for length in config.lengths
         for kind in config.kinds
-        for implementation in implementations
+        for implementation in implementations_of(config)
     ]
     measurements = []
     with Progress(transient=True) as progress:

@@ -8,20 +8,17 @@ at hand; only their ratios within one run say anything.
 """
 
 import dataclasses
-import logging
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mta_jax.benchmark import torch_attention, torch_model
-from mta_jax.benchmark.figures import write_figures
-from mta_jax.benchmark.timing import describe_machine, median_seconds
-from mta_jax.command_line import parse
+from mta_jax.benchmark import torch_model
+from mta_jax.benchmark.command import implementations_of, run_command
+from mta_jax.benchmark.timing import median_seconds
 from mta_jax.models import AttentionKind, ModelConfig, MTAConfig
 from mta_jax.ops.multi_token_attention import Implementation
 from mta_jax.training.config import TrainConfig
@@ -116,37 +113,20 @@ class Measurement:
 
 
 def main(arguments: list[str]) -> int:
-    """Measures, prints a table and writes the JSON file that is asked for; returns 0.
-
-    Raises:
-      UserError: where PyTorch is asked for and missing, or a file cannot be written.
-    """
-    config, _ = parse(
-        StepBenchmarkConfig,
+    """Runs the command; see `run_command`."""
+    return run_command(
         arguments,
-        prog="mta_jax.benchmark step",
+        StepBenchmarkConfig,
+        name="step",
         description="Time of a whole training step on the device at hand.",
-        has_dry_run=False,
+        measure=measure,
+        table=_table,
     )
-    logging.getLogger("mta_jax").setLevel(logging.WARNING)
-    if config.torch:
-        torch_attention.require()
-    machine = describe_machine()
-    measurements = measure(config)
-    Console().print(_table(config, measurements, machine))
-    if config.json:
-        write_figures(config.json, config, machine, measurements)
-    return 0
 
 
 def measure(config: StepBenchmarkConfig) -> list[Measurement]:
     """All rows, kinds outermost."""
-    implementations: list[Any] = [None, "xla"]
-    if config.implementations is not None:
-        implementations = list(config.implementations)
-    if config.torch:
-        implementations.append("torch")
-    rows = [(kind, name) for kind in config.kinds for name in implementations]
+    rows = [(kind, name) for kind in config.kinds for name in implementations_of(config)]
     measurements = []
     with Progress(transient=True) as progress:
         for kind, name in progress.track(rows, description="measuring"):

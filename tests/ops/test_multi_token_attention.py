@@ -346,6 +346,8 @@ def test_nothing_gives_nothing(empty):
     np.testing.assert_array_equal(out, np.zeros((batch, length, 2, 4)))
     weights = multi_token_attention_weights(query, key, pre_kq_kernel=kernel)
     assert weights.shape == (batch, 2, length, num_keys)
+    with pytest.raises(ValueError, match="implementation is empty"):
+        multi_token_attention(query, key, value, implementation=())
 
 
 class TestArgumentErrors:

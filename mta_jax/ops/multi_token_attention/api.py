@@ -184,9 +184,6 @@ def _run(
     args: Arguments, implementation: Implementation | Sequence[Implementation] | None
 ) -> tuple[Array, Array | None]:
     check(args)
-    if 0 in (*args.query.shape[:3], args.key.shape[1]):
-        return _nothing(args)
-    args = _vary_alike(args)
     if isinstance(implementation, str):
         candidates: Sequence[str] = (implementation,)
     else:
@@ -196,6 +193,9 @@ def _run(
     for name in candidates:
         if name not in IMPLEMENTATIONS:
             raise ValueError(f"implementation {name!r}: must be one of {sorted(IMPLEMENTATIONS)}")
+    if 0 in (*args.query.shape[:3], args.key.shape[1]):
+        return _nothing(args)
+    args = _vary_alike(args)
     reasons = []
     for name in candidates:
         try:

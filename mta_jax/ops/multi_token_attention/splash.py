@@ -25,7 +25,7 @@ LARGEST_TILE = 1024
 keys at once): with 2048 keys a logit takes 5 % fewer cycles, but a causal mask over 4,096
 positions then leaves 20 % more of them to compute."""
 
-KEYS_AT_ONCE = 512
+_KEYS_AT_ONCE = 512
 
 _LONGEST_FUSED = 4096
 """Up to here one backward pass is taken, which is faster but keeps the queries' gradient
@@ -86,7 +86,7 @@ def splash(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
 
 def _block_sizes(length: int, tile: int) -> splash_attention.BlockSizes:
     fused = length <= _LONGEST_FUSED
-    keys_at_once = min(tile, KEYS_AT_ONCE)
+    keys_at_once = min(tile, _KEYS_AT_ONCE)
     return splash_attention.BlockSizes(
         block_q=tile,
         block_kv=tile,

@@ -108,10 +108,12 @@ def compile_in_subprocess(
     content["pallas_kernels"] = [
         PallasKernel(
             name=kernel["name"],
-            tile=kernel["tile"] and Tile(**kernel["tile"]),
+            # JSON has no tuples.
+            tile=tile and Tile(**tile | {"runs": tuple(tile["runs"])}),
             hot_path=HotPath(**kernel["hot_path"]),
         )
         for kernel in content["pallas_kernels"]
+        for tile in [kernel["tile"]]
     ]
     return Compiled(**content)
 

@@ -1,0 +1,22 @@
+"""Optional libraries, imported when they are needed."""
+
+import importlib
+from typing import Any
+
+
+def library(name: str, *, needed_by: str) -> Any:
+    """Imports an optional library.
+
+    Args:
+      name: of the module and of its package.
+      needed_by: how the message of the error begins.
+
+    Raises:
+      ValueError: where it cannot be imported; says how to install it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"{needed_by}: needs the library {name} ({error}): pip install 'mta-jax[data]'"
+        ) from None

@@ -139,11 +139,8 @@ class DifferentialAttention(nnx.Module):
         def product(first: nnx.Param, second: nnx.Param) -> Array:
             return jnp.exp(jnp.sum(first[...].astype(jnp.float32) * second[...]))
 
-        return (
-            product(self.lambda_q1, self.lambda_k1)
-            - product(self.lambda_q2, self.lambda_k2)
-            + self.lambda_init
-        )
+        learned = product(self.lambda_q1, self.lambda_k1) - product(self.lambda_q2, self.lambda_k2)
+        return learned + jnp.asarray(self.lambda_init, learned.dtype)
 
     def _queries_and_keys(self, inputs: Array, positions: Array | None) -> tuple[Array, Array]:
         return rotate(

@@ -83,4 +83,4 @@ class GroupNorm(nnx.Module):
         y = self.norm(x)
         if self.gate is not None:
             return y * nnx.sigmoid(self.gate(y))
-        return y * self.factor
+        return y * jnp.asarray(self.factor, y.dtype)

@@ -135,6 +135,10 @@ class ModelConfig:
     """What each layer computes again for its gradient instead of keeping it: none, full
     (everything), or dots (everything but the results of projections)."""
 
+    scan_layers: bool = False
+    """Compile equal layers once and run them in a loop; parameters stay per layer. Layers
+    that repeat no pattern run as without it."""
+
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; logits, softmax and parameters stay float32."""
 

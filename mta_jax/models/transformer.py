@@ -1,5 +1,6 @@
 """A decoder-only transformer whose attention is a choice per layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from mta_jax.layers import DifferentialAttention, Embedding, MultiTokenAttention
 from mta_jax.layers.attention import dropout_key
 from mta_jax.layers.initializers import projection_init
 from mta_jax.models.config import ModelConfig
+from mta_jax.models.scan import scan_layers
 from mta_jax.typing import Array, DropoutKey, Float, Int
 
 _PLAIN: dict[str, Any] = {
@@ -111,6 +113,7 @@ class Transformer(nnx.Module):
             config.vocab_size, config.embed_dim, dtype=jnp.dtype(config.dtype), rngs=rngs
         )
         self.remat = config.remat
+        self.scan_layers = config.scan_layers
         self.layers = nnx.List(
             [Block(config, layer, rngs=rngs) for layer in range(config.num_layers)]
         )
@@ -177,14 +180,34 @@ class Transformer(nnx.Module):
             where = {"positions": positions, "segment_ids": segment_ids}
             return block(x, **where, deterministic=key is None, rngs=key)
 
-        if self.remat != "none":
-            apply = jax.checkpoint(apply, policy=_POLICIES[self.remat])
-        for block in self.layers:
-            # Drawn here: what is computed again must draw the same key.
-            attention = block.attention
-            is_off = attention.deterministic if deterministic is None else deterministic
-            key = dropout_key(attention.dropout_rate, is_off, rngs)
-            x = apply(block, x, key)
+        def rematerialized(in_loop: bool) -> Callable[[Block, Array, Array | None], Array]:
+            if self.remat == "none":
+                return apply
+            # The gradient of a loop is another loop: there, nothing that was computed before is at
+            # hand to take the place of what is computed again.
+            return jax.checkpoint(apply, policy=_POLICIES[self.remat], prevent_cse=not in_loop)
+
+        # Drawn here: what is computed again must draw the same key.
+        keys = [
+            dropout_key(
+                block.attention.dropout_rate,
+                block.attention.deterministic if deterministic is None else deterministic,
+                rngs,
+            )
+            for block in self.layers
+        ]
+        if self.scan_layers:
+            x = scan_layers(
+                list(self.layers),
+                keys,
+                x,
+                rematerialized(in_loop=False),
+                rematerialized(in_loop=True),
+            )
+        else:
+            apply_layer = rematerialized(in_loop=False)
+            for block, key in zip(self.layers, keys, strict=True):
+                x = apply_layer(block, x, key)
         return self.final_norm(x)
 
     def logits(self, features: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

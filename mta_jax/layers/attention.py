@@ -229,12 +229,43 @@ class MultiTokenAttention(nnx.Module):
         Returns:
           The output, [B, T, out_features].
         """
+        heads = self.heads(
+            inputs_q,
+            inputs_k,
+            inputs_v,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+            positions=positions,
+            key_positions=key_positions,
+            query_offset=query_offset,
+            deterministic=deterministic,
+            rngs=rngs,
+        )
+        return self.join(heads)
+
+    def heads(
+        self,
+        inputs_q: Float[Array, "B T D"],
+        inputs_k: Float[Array, "B S D"] | None = None,
+        inputs_v: Float[Array, "B S D"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        key_segment_ids: Int[Array, "B S"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        key_positions: Int[Array, "B S"] | None = None,
+        query_offset: int | Int[Array, ""] = 0,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
+    ) -> Float[Array, "B T N H"]:
+        """Each head's output, before the group norm; `join` does the rest. As `__call__`."""
         inputs_k = inputs_q if inputs_k is None else inputs_k
         inputs_v = inputs_k if inputs_v is None else inputs_v
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
         deterministic = self.deterministic if deterministic is None else deterministic
         key = dropout_key(self.dropout_rate, deterministic, rngs)
-        out = multi_token_attention(
+        return multi_token_attention(
             q,
             k,
             self.value_proj(inputs_v),
@@ -242,9 +273,10 @@ class MultiTokenAttention(nnx.Module):
             dropout_rate=0.0 if key is None else self.dropout_rate,
             dropout_key=key,
         )
-        if self.group_norm is not None:
-            out = self.group_norm(out)
-        return self.out_proj(out)
+
+    def join(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T Do"]:
+        """The output of the layer from the outputs of its heads."""
+        return self.out_proj(heads if self.group_norm is None else self.group_norm(heads))
 
     def attention_weights(
         self,

@@ -84,3 +84,13 @@ class GroupNorm(nnx.Module):
         if self.gate is not None:
             return y * nnx.sigmoid(self.gate(y))
         return y * jnp.asarray(self.factor, y.dtype)
+
+    def openness(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N"]:
+        """How far the gate is open for each token and head, from 0 to 1.
+
+        Raises:
+          ValueError: where the scaling is not "gate".
+        """
+        if self.gate is None:
+            raise ValueError("group norm without a gate: scaling must be 'gate'")
+        return nnx.sigmoid(self.gate(self.norm(x)))[..., 0]

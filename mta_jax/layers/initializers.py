@@ -43,7 +43,7 @@ def kq_kernel(
     _, query_size, key_size = shape
     centre, _ = key_padding_widths(key_size, key_padding)
     if init == "identity":
-        return jnp.zeros(shape, dtype).at[:, -1, centre].set(1)
+        return identity_kq_kernel(shape, key_padding=key_padding, dtype=dtype)
     if init == "diagonal":
         steps = jnp.arange(min(query_size, centre + 1))
         return jnp.zeros(shape, dtype).at[:, query_size - 1 - steps, centre - steps].set(1)
@@ -55,8 +55,23 @@ def head_kernel(
 ) -> Float[Array, "M Ch Ch"]:
     """A new head kernel of the given [M, Ch, Ch] shape."""
     if init in ("identity", "diagonal"):
-        return jnp.broadcast_to(jnp.eye(shape[1], dtype=dtype), shape)
+        return identity_head_kernel(shape, dtype=dtype)
     return _dense_init(init, shape, fan_in=shape[1], key=key, dtype=dtype)
+
+
+def identity_kq_kernel(
+    shape: tuple[int, int, int], *, key_padding: KeyPadding, dtype: DTypeLike
+) -> Float[Array, "N Cq Ck"]:
+    """The key-query kernel that leaves a map as it is."""
+    centre, _ = key_padding_widths(shape[2], key_padding)
+    return jnp.zeros(shape, dtype).at[:, -1, centre].set(1)
+
+
+def identity_head_kernel(
+    shape: tuple[int, int, int], *, dtype: DTypeLike
+) -> Float[Array, "M Ch Ch"]:
+    """The head kernel that leaves the maps as they are."""
+    return jnp.broadcast_to(jnp.eye(shape[1], dtype=dtype), shape)
 
 
 def _dense_init(

@@ -55,6 +55,14 @@ class KeyQueryConvolution(nnx.Module):
             logits, self.kernel[...], key_padding=self.key_padding, segment_ids=segment_ids
         )
 
+    def distance_from_identity(self) -> Float[Array, ""]:
+        """Norm of the difference to the identity kernel by the latter's, mean over heads."""
+        kernel = self.kernel[...]
+        identity = initializers.identity_kq_kernel(
+            kernel.shape, key_padding=self.key_padding, dtype=kernel.dtype
+        )
+        return _relative_distance(kernel, identity)
+
 
 class HeadMixing(nnx.Module):
     """A learnable mixture of attention maps inside groups of heads (paper section 3.2).
@@ -95,3 +103,20 @@ class HeadMixing(nnx.Module):
     def __call__(self, logits: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
         """Mixes the maps."""
         return head_mixing.head_mixing(logits, self.kernel[...])
+
+    def distance_from_identity(self) -> Float[Array, ""]:
+        """Norm of the difference to the identity matrix by the latter's, mean over groups."""
+        kernel = self.kernel[...]
+        identity = initializers.identity_head_kernel(kernel.shape, dtype=kernel.dtype)
+        return _relative_distance(kernel, identity)
+
+
+def _relative_distance(
+    kernel: Float[Array, "M rows columns"], identity: Float[Array, "M rows columns"]
+) -> Float[Array, ""]:
+    """Frobenius norm of the difference by that of the identity, mean over the first axis."""
+
+    def norm(x: Array) -> Array:
+        return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2)))
+
+    return jnp.mean(norm(kernel - identity) / norm(identity))

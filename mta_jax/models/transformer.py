@@ -234,3 +234,45 @@ class Transformer(nnx.Module):
             weights.append(block.attention.attention_weights(block.attention_norm(x), **where))
             x = block(x, **where, deterministic=True)
         return weights
+
+    def gate_openness(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> dict[int, Float[Array, "B T N"]]:
+        """How far the gates of each layer that has them are open, from 0 to 1."""
+        where = {"positions": positions, "segment_ids": segment_ids}
+        x = self.embedding(tokens)
+        openness = {}
+        for layer, block in enumerate(self.layers):
+            attention = block.attention
+            norm = attention.group_norm
+            if norm is None or norm.gate is None:
+                x = block(x, **where, deterministic=True)
+                continue
+            heads = attention.heads(block.attention_norm(x), **where, deterministic=True)
+            openness[layer] = norm.openness(heads)
+            x = x + attention.join(heads)
+            x = x + block.mlp(block.mlp_norm(x))
+        return openness
+
+    def kernel_distances(self) -> dict[int, dict[str, Float[Array, ""]]]:
+        """Distance of each mixing kernel from the identity, by layer and place.
+
+        Places are ``pre_kq``, ``pre_head``, ``post_kq`` and ``post_head``. 0 is a kernel that
+        leaves attention as it is, 1 one of zeros.
+        """
+        places = ("pre_kq", "pre_head", "post_kq", "post_head")
+        distances = {}
+        for layer, block in enumerate(self.layers):
+            modules = {place: getattr(block.attention, place, None) for place in places}
+            found = {
+                place: module.distance_from_identity()
+                for place, module in modules.items()
+                if module is not None
+            }
+            if found:
+                distances[layer] = found
+        return distances

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from mta_jax.command_line import parse
+from mta_jax.command_line.plain import plain, to_yaml
+from mta_jax.data import DomainConfig
 from mta_jax.models import model_preset
 from mta_jax.training.config import TrainConfig
-from mta_jax.training.run_folder import plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 
@@ -55,6 +56,20 @@ def test_a_preset_is_a_section_of_its_own():
     assert config.model == model_preset("880m", "diff")
 
 
+def test_sections_by_name_come_from_files_and_change_on_the_command_line(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {text: {domains: {a: {train: x, weight: 1}, b: {train: [y, z]}}}}")
+    flags = ["--data.text.domains.b.weight", "3e-1", "--data.text.domains.c.train=[q]"]
+    with pytest.raises(SystemExit):
+        read("--config", str(path), *flags)
+    config = read("--config", str(path), *flags, "--data.text.domains.c.weight", "0")
+    assert config.data.text.domains == {
+        "a": DomainConfig(train="x", weight=1.0),
+        "b": DomainConfig(train=["y", "z"], weight=0.3),
+        "c": DomainConfig(train=["q"], weight=0.0),
+    }
+
+
 def test_scientific_notation_is_a_number(tmp_path):
     (tmp_path / "a.yaml").write_text("optimizer:\n  learning_rate: 1e-3\n")
     assert read("--config", str(tmp_path / "a.yaml")).optimizer.learning_rate == 1e-3
@@ -72,7 +87,8 @@ def test_help_explains_every_setting(capsys):
 
     def check(section, prefix):
         for name, value in section.items():
-            if isinstance(value, dict):
+            # The names of domains are the user's.
+            if isinstance(value, dict) and name != "domains":
                 check(value, f"{prefix}{name}.")
             else:
                 assert f"--{prefix}{name} " in text
@@ -131,6 +147,22 @@ def test_print_config_prints_a_config_file(capsys, tmp_path):
             "model.mta.kq_layers [0, 0]: must name each layer once",
         ),
         (["--num_steps", ""], "num_steps '': expected int"),
+        (
+            ["--data.text.domains.code.wight", "2"],
+            "unknown setting 'data.text.domains.code.wight'; did you mean "
+            "'data.text.domains.code.weight'?",
+        ),
+        (["--data.text.domains.wiki.weight=2"], "data.text.domains.wiki.train is missing"),
+        (
+            ["--data.text.domains.code.weight", "-1"],
+            "data.text.domains.code.weight -1.0: must be at least 0",
+        ),
+        (["--data.text.domains.code.train"], "data.text.domains.code.train: expected a value"),
+        (
+            ["--data.text.domains", "3"],
+            "data.text.domains 3: expected sections by name, each with train, heldout, weight, "
+            "field",
+        ),
         (["--model", "missing.yaml"], "model missing.yaml: expected a YAML file of this section"),
     ],
 )
@@ -163,6 +195,14 @@ def test_a_mistake_is_one_line_that_says_what_would_be_right(capsys, arguments, 
         ("model: {mta: 7}", "model.mta 7: expected a section of settings"),
         ("seed: [1]", "seed [1]: expected int"),
         ("model: [", "not valid YAML"),
+        ("data: {text: {domains: [a]}}", "data.text.domains ['a']: expected a section"),
+        ("data: {text: {domains: {a: b}}}", "data.text.domains.a b: expected a section"),
+        ("data: {text: {domains: {a: {weight: 1}}}}", "data.text.domains.a.train is missing"),
+        (
+            "data: {text: {domains: {a: {train: x, wight: 1}}}}",
+            "unknown setting 'data.text.domains.a.wight'; did you mean "
+            "'data.text.domains.a.weight'?",
+        ),
         ("- 3", "expected settings by name"),
         ("", "expected settings by name"),
     ],

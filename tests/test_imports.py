@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).parents[1] / "mta_jax"
 ALLOWED = {
     "typing": set(),
     "errors": set(),
-    "command_line": set(),
+    "command_line": {"errors"},
     "ops": {"typing"},
     "layers": {"typing", "ops"},
     "models": {"typing", "ops", "layers"},
     "inference": {"typing"},
     "viz": {"typing", "ops"},
-    "data": set(),
-    "training": {"typing", "errors", "models", "inference", "viz", "data"},
+    "data": {"errors"},
+    "training": {"typing", "errors", "command_line", "models", "inference", "viz", "data"},
     "benchmark": {
         "typing",
         "errors",

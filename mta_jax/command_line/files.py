@@ -6,7 +6,13 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from mta_jax.command_line.messages import spell_type, spell_value, unknown_setting
+from mta_jax.command_line.messages import (
+    item_class_of,
+    required_fields,
+    spell_type,
+    spell_value,
+    unknown_setting,
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,13 +63,33 @@ def _complaint_about_section(
     for name, value in content.items():
         if name not in types:
             return unknown_setting(f"{prefix}{name}", config_class)
-        if not dataclasses.is_dataclass(types[name]):
+        item_class = item_class_of(types[name])
+        if not dataclasses.is_dataclass(types[name]) and item_class is None:
             if value is None and type(None) not in get_args(types[name]):
                 return f"{prefix}{name} null: expected {spell_type(types[name])}"
             continue
         if not isinstance(value, dict):
             return f"{prefix}{name} {spell_value(value)}: expected a section of settings"
-        inner = _complaint_about_section(value, types[name], config_class, f"{prefix}{name}.")
+        if item_class is None:
+            inner = _complaint_about_section(value, types[name], config_class, f"{prefix}{name}.")
+        else:
+            inner = _complaint_about_items(value, item_class, config_class, f"{prefix}{name}.")
         if inner:
             return inner
+    return None
+
+
+def _complaint_about_items(
+    content: dict[Any, Any], item_class: Any, config_class: Any, prefix: str
+) -> str | None:
+    """Of sections whose names are the user's."""
+    for name, value in content.items():
+        if not isinstance(value, dict):
+            return f"{prefix}{name} {spell_value(value)}: expected a section of settings"
+        inner = _complaint_about_section(value, item_class, config_class, f"{prefix}{name}.")
+        if inner:
+            return inner
+        for field in required_fields(item_class):
+            if field not in value:
+                return f"{prefix}{name}.{field} is missing"
     return None

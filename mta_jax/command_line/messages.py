@@ -33,7 +33,12 @@ def unknown_setting(name: str, config_class: Any) -> str:
       config_class: the dataclass of all settings.
     """
     section, _, field = name.rpartition(".")
-    known = [*_field_types(config_class), "config", "dry_run", "print_config"]
+    # Sections whose names are the user's have the fields of their kind.
+    known = [
+        other.replace(f"{parent}.*", section)
+        for other in [*_field_types(config_class), "config", "dry_run", "print_config"]
+        for parent in [section.rpartition(".")[0]]
+    ]
     # A command without dry runs may be given one.
     known = [other for other in known if other != name]
     siblings = {
@@ -76,7 +81,23 @@ def _field_types(config_class: Any, prefix: str = "") -> dict[str, Any]:
         types[prefix + name] = field_type
         if dataclasses.is_dataclass(field_type):
             types |= _field_types(field_type, f"{prefix}{name}.")
+        elif item_class := item_class_of(field_type):
+            types |= _field_types(item_class, f"{prefix}{name}.*.")
     return types
+
+
+def item_class_of(field_type: Any) -> Any:
+    """The dataclass of sections by name, where a field holds such; else None."""
+    arguments = get_args(field_type)
+    if get_origin(field_type) is dict and dataclasses.is_dataclass(arguments[1]):
+        return arguments[1]
+    return None
+
+
+def required_fields(config_class: Any) -> list[str]:
+    """Fields of a dataclass that have no default."""
+    fields = dataclasses.fields(config_class)
+    return [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
 
 
 def spell_type(field_type: Any) -> str:
@@ -85,6 +106,9 @@ def spell_type(field_type: Any) -> str:
         return {"NoneType": "null"}.get(field_type.__name__, field_type.__name__)
     arguments = get_args(field_type)
     origin = get_origin(field_type)
+    if item_class := item_class_of(field_type):
+        fields = ", ".join(field.name for field in dataclasses.fields(item_class))
+        return f"sections by name, each with {fields}"
     if origin is list:
         return f"a list of {spell_type(arguments[0])}"
     if origin is tuple:

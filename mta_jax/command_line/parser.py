@@ -11,6 +11,8 @@ import jsonargparse
 
 from mta_jax.command_line.files import complaint_about
 from mta_jax.command_line.messages import one_line
+from mta_jax.command_line.named_sections import as_arguments, take_changes
+from mta_jax.command_line.plain import to_yaml
 
 Config = TypeVar("Config")
 
@@ -20,9 +22,13 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class _Parser(jsonargparse.ArgumentParser):
     """Reports every mistake as one line that names the field, and exits with 2."""
 
-    config_class: type
+    # Parsers that jsonargparse makes for sections by name have none; what they say becomes
+    # part of a message of the parser that has.
+    config_class: type = object
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if self.config_class is object:
+            super().error(message, ex)
         sys.stderr.write(f"{self.prog}: error: {one_line(message, self.config_class)}\n")
         raise SystemExit(2)
 
@@ -65,16 +71,26 @@ def parse(
         complaint = complaint_about(file, config_class)
         if complaint:
             parser.error(f"config {file}: {complaint}")
-    values = parser.parse_args(list(arguments))
-    dry_run = values.pop("dry_run", False)
-    values.pop("config")
+
+    # jsonargparse cannot print sections by name.
+    is_printed = "--print_config" in arguments
+    arguments = [argument for argument in arguments if argument != "--print_config"]
     try:
+        arguments, changes = take_changes(arguments, config_class)
+        values = parser.parse_args(arguments)
+        if changes:
+            values = parser.parse_args([*arguments, *as_arguments(changes, values, config_class)])
+        dry_run = values.pop("dry_run", False)
+        values.pop("config")
         config = config_class(**vars(parser.instantiate(values)))
     except ValueError as error:
         parser.error(str(error))
     infinite = _not_finite(config)
     if infinite:
         parser.error(f"{infinite}: must be finite")
+    if is_printed:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
     return config, dry_run
 
 

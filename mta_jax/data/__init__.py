@@ -3,7 +3,7 @@
 from mta_jax.data.block_search import BlockSearchConfig
 from mta_jax.data.config import DataConfig
 from mta_jax.data.pipeline import Batch, Data, HeldOut, load_data, tokenizer_for
-from mta_jax.data.text import TextConfig
+from mta_jax.data.text_config import DomainConfig, TextConfig
 from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ByteTokenizer",
     "Data",
     "DataConfig",
+    "DomainConfig",
     "HeldOut",
     "LetterTokenizer",
     "TextConfig",

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from mta_jax.data.block_search import BlockSearchConfig
-from mta_jax.data.text import TextConfig
+from mta_jax.data.text_config import TextConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,10 +12,14 @@ class DataConfig:
     """Training and held-out data."""
 
     source: Literal["block_search", "text"] = "block_search"
-    """block_search: the paper's toy task. text: language modelling on real text."""
+    """block_search: the paper's toy task. text: language modelling on text."""
 
     batch_size: int = 64
-    """Rows per training step, and per batch of an evaluation."""
+    """Rows of a training step, of all processes together."""
+
+    batch_tokens: int | None = None
+    """Tokens of a training step, padding included, in place of batch_size; a multiple of the
+    row's length."""
 
     block_search: BlockSearchConfig = dataclasses.field(default_factory=BlockSearchConfig)
     """The toy task, for source block_search."""
@@ -26,6 +30,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"data.batch_size {self.batch_size}: must be at least 1")
+        if self.batch_tokens is None:
+            return
+        if self.batch_size != DataConfig.batch_size:
+            raise ValueError(
+                f"data.batch_size {self.batch_size}: has no effect, since data.batch_tokens is "
+                f"{self.batch_tokens}; set that to null"
+            )
+        if self.batch_tokens < 1 or self.batch_tokens % self.row_length:
+            raise ValueError(
+                f"data.batch_tokens {self.batch_tokens}: must be a multiple of the row's length "
+                f"{self.row_length}"
+            )
 
     @property
     def row_length(self) -> int:
@@ -33,3 +49,10 @@ class DataConfig:
         if self.source == "block_search":
             return self.block_search.sequence_length - 1
         return self.text.sequence_length
+
+    @property
+    def rows(self) -> int:
+        """Rows of a training step."""
+        if self.batch_tokens is not None:
+            return self.batch_tokens // self.row_length
+        return self.batch_size

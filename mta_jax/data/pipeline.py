@@ -1,6 +1,6 @@
 """Config to batches.
 
-A batch is a dictionary of arrays [batch_size, row_length]:
+A batch is a dictionary of arrays [rows, row_length]:
 
 =====================  =======  =================================================
 inputs                 int32    token ids
@@ -14,24 +14,29 @@ inputs_positions       int32    position in its document, packed rows only
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import grain
 import numpy as np
 
-from mta_jax.data import standard_library, text
 from mta_jax.data.block_search import BlockSearchSource
 from mta_jax.data.config import DataConfig
-from mta_jax.data.standard_library import Document
-from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
+from mta_jax.data.domains import (
+    INLINE,
+    held_out_documents,
+    open_domains,
+    training_rows,
+)
+from mta_jax.data.packing import pack, unpack
+from mta_jax.data.sources import Skips
+from mta_jax.data.tokenizers import LetterTokenizer, Tokenizer, load_tokenizer
+from mta_jax.errors import ConfigError
 
 Batch = Mapping[str, np.ndarray]
 
-# Batches made ahead of the training step, on one thread of their own: rows cost
-# microseconds of Python each, which a pool of reader threads only slows down.
+# Batches made ahead of the training step, on a thread of their own.
 _PREFETCH = 4
-_INLINE = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +44,13 @@ class HeldOut:
     """One held-out set.
 
     Attributes:
-      batches: every held-out token once; the last batch is padded with weight 0.
-      num_bytes: bytes of text that its targets stand for; None where that means
-        nothing.
+      batches: every held-out token once, as far as the config says; the last batch is
+        padded with weight 0.
+      documents: tokens of each document, begin and end included; None for the toy task.
     """
 
     batches: grain.IterDataset
-    num_bytes: int | None
+    documents: grain.IterDataset | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,86 +58,104 @@ class Data:
     """Everything a run reads.
 
     Attributes:
-      train: endless batches; its iterator's state is a checkpointable position.
+      train: endless batches of this process's rows; its iterator's state is a
+        checkpointable position.
       held_out: held-out sets by name.
       tokenizer: text to tokens and back.
-      fingerprint: a hash of the content. Settings alone do not decide it: the text is
-        that of the running Python, and NumPy may change its random numbers.
+      summary: what tells the content from other content under the same settings: of each
+        part files, bytes, documents and a digest, and the tokenizer's fingerprint.
+      skips: counts of what training could not read, by domain.
     """
 
     train: grain.IterDataset
     held_out: Mapping[str, HeldOut]
     tokenizer: Tokenizer
-    fingerprint: str
+    summary: Mapping[str, Any]
+    skips: Mapping[str, Skips] = dataclasses.field(default_factory=dict)
 
 
 def tokenizer_for(config: DataConfig) -> Tokenizer:
-    """The tokenizer that belongs to a data source."""
-    return LetterTokenizer() if config.source == "block_search" else ByteTokenizer()
-
-
-def load_data(config: DataConfig, *, seed: int) -> Data:
-    """Opens the data of a run. The same config and seed give the same batches.
+    """The tokenizer that belongs to a data source.
 
     Raises:
-      FileNotFoundError: where a source is missing.
+      ConfigError: where its file cannot be used.
     """
+    if config.source == "block_search":
+        return LetterTokenizer()
+    text = config.text
+    try:
+        return load_tokenizer(text.tokenizer, bos_token=text.bos_token, eos_token=text.eos_token)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def load_data(
+    config: DataConfig, *, seed: int, held_out_rows: int, process: tuple[int, int] = (0, 1)
+) -> Data:
+    """Opens the data of a run. The same arguments give the same batches.
+
+    Args:
+      config: what to read.
+      seed: of every order.
+      held_out_rows: rows in a batch of an evaluation.
+      process: this process's number and their count. Training rows are shared out.
+
+    Raises:
+      ConfigError: where a source is missing, or the rows cannot be shared out.
+      UserError: where a source is damaged.
+    """
+    if config.rows % process[1]:
+        raise ConfigError(
+            f"data.batch_size {config.rows}: must be a multiple of the {process[1]} processes"
+        )
     load = _block_search if config.source == "block_search" else _text
-    return load(config, seed)
+    return load(config, seed, held_out_rows, process)
 
 
-def _block_search(config: DataConfig, seed: int) -> Data:
+def _block_search(
+    config: DataConfig, seed: int, held_out_rows: int, process: tuple[int, int]
+) -> Data:
     def source_of(split: Literal["train", "heldout"]) -> BlockSearchSource:
         return BlockSearchSource(config.block_search, split=split, seed=seed)
 
     sources = {"train": source_of("train"), "heldout": source_of("heldout")}
-    train = (
-        grain.MapDataset.source(sources["train"])
-        .shuffle(seed=seed)
-        .repeat()
-        .to_iter_dataset(_INLINE)
-    )
-    held_out = grain.MapDataset.source(sources["heldout"]).to_iter_dataset(_INLINE)
+    index, count = process
+    train = grain.MapDataset.source(sources["train"]).shuffle(seed=seed).repeat()[index::count]
+    held_out = grain.MapDataset.source(sources["heldout"]).to_iter_dataset(INLINE)
+    first_rows = [source[0]["inputs"].tobytes() for source in sources.values()]
     return Data(
-        train=_batched(train, config.batch_size),
-        held_out={"heldout": HeldOut(_padded(held_out, config.batch_size), num_bytes=None)},
+        train=_batched(train.to_iter_dataset(INLINE), config.rows // count),
+        held_out={"heldout": HeldOut(_padded(held_out, held_out_rows), documents=None)},
         tokenizer=LetterTokenizer(),
-        fingerprint=_hash(source[0]["inputs"].tobytes() for source in sources.values()),
+        # The same seed draws the same samples, unless NumPy changes its random numbers.
+        summary={"samples": {"digest": hashlib.sha256(b"".join(first_rows)).hexdigest()}},
     )
 
 
-def _text(config: DataConfig, seed: int) -> Data:
-    tokenizer = ByteTokenizer()
-    length = config.text.sequence_length
-    training_documents: list[Document] = []
-    contents: list[bytes] = []
-    held_out: dict[str, HeldOut] = {}
-    for domain in config.text.domains:
-        found = standard_library.documents(domain)
-        contents += [part.encode() for each in found for part in (each.name, each.text)]
-        train, kept = standard_library.split_off(found, config.text.heldout_fraction)
-        training_documents += train
-        pieces = grain.MapDataset.source(text.PieceSource(kept, tokenizer, length))
-        rows = text.packed_rows(pieces.to_iter_dataset(_INLINE), length)
-        held_out[domain] = HeldOut(
-            _padded(rows, config.batch_size),
-            num_bytes=sum(len(document.text.encode()) for document in kept),
-        )
-    pieces = grain.MapDataset.source(text.PieceSource(training_documents, tokenizer, length))
-    rows = text.packed_rows(pieces.shuffle(seed=seed).repeat().to_iter_dataset(_INLINE), length)
+def _text(config: DataConfig, seed: int, held_out_rows: int, process: tuple[int, int]) -> Data:
+    text, tokenizer = config.text, tokenizer_for(config)
+    domains = open_domains(text, tokenizer)
+    arrays = functools.partial(unpack, separate_documents=text.separate_documents)
+    held_out = {}
+    for domain in domains:
+        if domain.held_out is None:
+            continue
+        documents = held_out_documents(domain, tokenizer)
+        rows = arrays(pack(documents, text.sequence_length, "concat", seed=seed))
+        if text.heldout_rows is not None:
+            rows = grain.experimental.LimitIterDataset(rows, text.heldout_rows)
+        held_out[domain.name] = HeldOut(_padded(rows, held_out_rows), documents)
+    rows = arrays(training_rows(text, domains, tokenizer, seed=seed, process=process))
+    summary: dict[str, Any] = {"tokenizer": {"digest": tokenizer.fingerprint}}
+    for domain in domains:
+        summary |= domain.summary()
     return Data(
-        train=_batched(rows, config.batch_size),
+        train=_batched(rows, config.rows // process[1]),
         held_out=held_out,
         tokenizer=tokenizer,
-        fingerprint=_hash(contents),
+        summary=summary,
+        skips={domain.name: domain.train_skips for domain in domains},
     )
-
-
-def _hash(contents: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(len(content).to_bytes(8, "big") + content)
-    return digest.hexdigest()
 
 
 def _batched(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:

@@ -25,19 +25,20 @@ from mta_jax.training.state import State
 from mta_jax.typing import Array
 
 
-def checksums(state: State) -> list[Array]:
-    """A sum of the bits of every leaf, modulo 2**32.
+def bits_sum(leaf: Array) -> Array:
+    """The sum of the bits of an array, modulo 2**32.
 
     Orbax notices files that are missing or cut, but not a changed byte inside an
     array. Any single changed bit changes the sum.
     """
+    width = jnp.dtype(leaf.dtype).itemsize * 8
+    unsigned = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{width}"))
+    return jnp.sum(unsigned.astype(jnp.uint32))
 
-    def bits(leaf: Array) -> Array:
-        width = jnp.dtype(leaf.dtype).itemsize * 8
-        unsigned = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{width}"))
-        return jnp.sum(unsigned.astype(jnp.uint32))
 
-    return [bits(leaf) for leaf in jax.tree.leaves(state)]
+def checksums(state: State) -> list[Array]:
+    """`bits_sum` of every leaf."""
+    return [bits_sum(leaf) for leaf in jax.tree.leaves(state)]
 
 
 _checksums = jax.jit(checksums)
@@ -125,7 +126,7 @@ class Checkpoints:
 
     def _cannot_write(self, error: Exception) -> UserError:
         return UserError(
-            f"cannot write a checkpoint in {self._directory}: {_first_line(error)}; those that are "
+            f"cannot write a checkpoint in {self._directory}: {first_line(error)}; those that are "
             "complete are intact, and the same command continues from the last"
         )
 
@@ -180,7 +181,7 @@ class Checkpoints:
                 damaged.append(step)
                 report(
                     f"checkpoint {self._directory / str(step)} is damaged and passed over "
-                    f"({_first_line(error)})"
+                    f"({first_line(error)})"
                 )
                 continue
             self._set_aside(damaged)
@@ -214,7 +215,7 @@ class Restored:
     notes: Mapping[str, Any]
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The innermost cause of an error, short enough for one line."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -47,6 +47,10 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; null: no clipping."""
 
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, with this share of the old value at
+    each step, and evaluate and sample with it; null: none."""
+
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"optimizer.learning_rate {self.learning_rate}: must be above 0")
@@ -60,6 +64,8 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name} {getattr(self, name)}: must be in [0, 1)")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"optimizer.clip_norm {self.clip_norm}: must be above 0, or null")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"optimizer.ema_decay {self.ema_decay}: must be in (0, 1), or null")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +86,47 @@ class LossConfig:
             raise ValueError(
                 f"loss.tokens_at_once {self.tokens_at_once}: must be at least 1, or null"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SafetyConfig:
+    """Bad steps: a loss or gradient that is not finite, or a spike. They never reach the weights.
+
+    A run may be continued with other values here.
+    """
+
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """stop: end the run, with the state before the step saved and the batch in a file. skip:
+    leave the batch out, and count it."""
+
+    spike_ratio: float | None = None
+    """A loss of more than this many times its recent mean is a bad step too; null: it is not."""
+
+    max_skips: int = 10
+    """Bad steps in a row after which skipping gives up and the run stops."""
+
+    def __post_init__(self) -> None:
+        if self.spike_ratio is not None and not self.spike_ratio > 1:
+            raise ValueError(f"safety.spike_ratio {self.spike_ratio}: must be above 1, or null")
+        if self.max_skips < 1:
+            raise ValueError(f"safety.max_skips {self.max_skips}: must be at least 1")
+
+
+Tracker = Literal["wandb", "trackio"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackConfig:
+    """Where metrics go besides JSON lines and TensorBoard, which are always written.
+
+    A run may be continued with other values here.
+    """
+
+    to: list[Tracker] = dataclasses.field(default_factory=list)
+    """wandb (Weights & Biases), trackio, or both; each has to be installed."""
+
+    project: str = "mta_jax"
+    """Project that the run appears in. Its name is that of its folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +193,10 @@ class TrainConfig:
     evaluate_every: int = 500
     """Steps between evaluations on all held-out data; there is one at the end too."""
 
+    init_from: str | None = None
+    """Run folder, or one of its checkpoints, whose weights to begin with; null: random ones. The
+    optimiser, its schedule and the data begin anew."""
+
     accumulate: int = 1
     """Parts that a batch is taken in, one after the other, for the memory of one part. The
     gradient is that of the whole batch: every token counts the same."""
@@ -162,11 +213,22 @@ class TrainConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     """The loss."""
 
+    safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
+    """Bad steps."""
+
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     """Checkpoints."""
 
+    track: TrackConfig = dataclasses.field(default_factory=TrackConfig)
+    """Trackers."""
+
     sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
     """Samples during training."""
+
+    @property
+    def held_out_rows(self) -> int:
+        """Rows in a batch of an evaluation: as many as a step has in memory at a time."""
+        return self.data.rows // self.accumulate
 
     def __post_init__(self) -> None:
         if self.run_dir in ("", "null", "~"):
@@ -176,9 +238,9 @@ class TrainConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed {self.seed}: must be in 0..{2**32 - 1}")
-        if self.data.batch_size % self.accumulate:
+        if self.data.rows % self.accumulate:
             raise ValueError(
-                f"accumulate {self.accumulate}: must divide data.batch_size {self.data.batch_size}"
+                f"accumulate {self.accumulate}: must divide data.batch_size {self.data.rows}"
             )
         # A line is a mean over log_every steps, and a restart must not tear one in two.
         if self.checkpoint.every % self.log_every:

@@ -9,10 +9,11 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from mta_jax.command_line.plain import to_yaml
 from mta_jax.errors import ConfigError
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.memory import num_bytes, spell_bytes
-from mta_jax.training.run_folder import check_run_folder, to_yaml
+from mta_jax.training.run_folder import check_run_folder
 from mta_jax.training.state import make_program
 
 _PARTS = {
@@ -52,7 +53,7 @@ def print_dry_run(config: TrainConfig) -> None:
     console = Console(highlight=False)
     console.print(to_yaml(config), markup=False, soft_wrap=True)
     for name, run_config in runs_of(config).items():
-        state = jax.eval_shape(make_program(run_config).initial_state)
+        state = make_program(run_config).abstract_state
         table = Table(title=f"Parameters: {name}")
         table.add_column("part")
         table.add_column("parameters", justify="right")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,23 @@ import grain
 import jax
 import numpy as np
 
+from mta_jax.command_line.plain import plain
 from mta_jax.data import Data, load_data
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.inference.generate import generate
-from mta_jax.training import run_folder
+from mta_jax.training import bad_step, run_folder
+from mta_jax.training.changed_data import change_of_data
 from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
-from mta_jax.training.evaluate import evaluate
+from mta_jax.training.diagnostics import make_gate_openness, make_kernel_distances
+from mta_jax.training.evaluate import figures_of, total
 from mta_jax.training.progress import ProgressLine
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
-from mta_jax.training.state import SAMPLE_STREAM, Program, State, make_program
+from mta_jax.training.saved_weights import check_same_structure, read_weights
+from mta_jax.training.speed import Speed
+from mta_jax.training.state import SAMPLE_STREAM, Program, State, evaluated, make_program
 from mta_jax.training.step import make_eval_step, make_train_step
+from mta_jax.training.trackers import open_trackers
 from mta_jax.typing import Array
 
 
@@ -65,52 +70,55 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
       UserError: where the loss is no longer finite, or the folder is damaged.
     """
     program = make_program(config)
-    try:
-        data = load_data(config.data, seed=config.seed)
-    except FileNotFoundError as error:
-        raise ConfigError(f"data.source {config.data.source}: {error}") from None
+    data = load_data(config.data, seed=config.seed, held_out_rows=config.held_out_rows)
     run_folder.open_run_folder(folder, config)
     with run_folder.locked(folder):
         return _train(config, program, data, folder, name)
 
 
 def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name: str) -> Result:
-    abstract_state = jax.eval_shape(program.initial_state)
-
     with Checkpoints(
-        folder / "checkpoints", keep=config.checkpoint.keep, config=run_folder.plain(config)
+        folder / "checkpoints", keep=config.checkpoint.keep, config=plain(config)
     ) as checkpoints:
         restored = checkpoints.restore(
-            abstract_state, lambda: iter(data.train), lambda line: print(f"{name}: {line}")
+            program.abstract_state,
+            lambda: iter(data.train),
+            lambda line: print(f"{name}: {line}"),
         )
         if restored:
             step, state, position = restored.step, restored.state, restored.position
-            if restored.notes["data"] != data.fingerprint:
-                raise ConfigError(
-                    f"data: not the {config.data.source} data that the run in {folder} began "
-                    "with, as happens with another version of Python or NumPy; continue with the "
-                    "version that it began with, or choose another run_dir"
-                )
+            if change := change_of_data(restored.notes["data"], data.summary):
+                position.close()
+                raise ConfigError(f"data: not what the run in {folder} began with: {change}")
             record_sizes = restored.notes["record_sizes"]
             print(f"{name}: continuing from step {step} in {folder}")
         else:
-            step, state = 0, jax.jit(program.initial_state)()
+            step, state = 0, _initial_state(program, data, name)
             position, record_sizes = iter(data.train), None
         try:
             with (
-                Records(folder, after=step, sizes=record_sizes) as records,
+                Records(
+                    folder,
+                    after=step,
+                    sizes=record_sizes,
+                    trackers=open_trackers(config.track, folder, plain(config)),
+                ) as records,
                 ProgressLine(name, config.num_steps, start=step) as progress,
             ):
-                run = _Run(program, data, checkpoints, records, progress)
+                run = _Run(program, data, folder, checkpoints, records, progress)
                 state = run.steps(step, state, position)
         finally:
             position.close()
 
+    for domain, skips in data.skips.items():
+        if skips.num_skipped:
+            seen = skips.num_skipped + skips.num_read
+            print(f"{name}: {skips.num_skipped:,} of {seen:,} documents of {domain} were skipped")
     rows = read_rows(folder / METRICS_FILE)
     result = Result(
         folder=folder,
         program=program,
-        params=state["params"],
+        params=evaluated(state),
         data=data,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
         seconds=sum(row["seconds"] for row in read_rows(folder / TIMING_FILE)),
@@ -127,6 +135,22 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
     return result
 
 
+def _initial_state(program: Program, data: Data, name: str) -> State:
+    """Random weights, or those of another run."""
+    location = program.config.init_from
+    if location is None:
+        return jax.jit(program.initial_state)()
+    saved = read_weights(location, "init_from")
+    check_same_structure(saved, program, "init_from")
+    if saved.tokenizer != data.summary.get("tokenizer", {}).get("digest"):
+        raise ConfigError(
+            f"init_from {saved.folder}: was trained with another tokenizer than "
+            f"data.text.tokenizer {program.config.data.text.tokenizer}"
+        )
+    print(f"{name}: beginning with the weights of {saved.folder}")
+    return jax.jit(program.state_of)(saved.params)
+
+
 class _Run:
     """The loop itself, with everything that it writes to."""
 
@@ -134,6 +158,7 @@ class _Run:
         self,
         program: Program,
         data: Data,
+        folder: Path,
         checkpoints: Checkpoints,
         records: Records,
         progress: ProgressLine,
@@ -141,26 +166,37 @@ class _Run:
         self._program = program
         self._config = program.config
         self._data = data
+        self._folder = folder
         self._checkpoints = checkpoints
         self._records = records
         self._progress = progress
         self._train_step = make_train_step(program)
         self._eval_step = make_eval_step(program)
+        self._kernel_distances = make_kernel_distances(program)
+        self._gate_openness = make_gate_openness(program)
+        self._speed = Speed(program.config)
         self._shown: dict[str, float] = {}
-        self._interval_began = time.perf_counter()
 
     def steps(self, step: int, state: State, position: grain.DatasetIterator) -> State:
         """Trains from `step` to the end."""
         config = self._config
         pending: list[Mapping[str, Array]] = []
+        logged_position = position.get_state()
+        self._speed.start()
         while step < config.num_steps:
-            state, metrics = self._train_step(state, next(position))
+            with self._speed.waiting_for_data():
+                batch = next(position)
+            state, metrics = self._train_step(state, batch)
             pending.append(metrics)
             step += 1
             last = step == config.num_steps
             if step % config.log_every == 0 or last:
-                self._log(step, pending)
-                pending = []
+                fetched = jax.device_get(pending)
+                if stopped_at := int(fetched[-1]["stopped_at"]):
+                    position.set_state(logged_position)
+                    self._stop(stopped_at, fetched[stopped_at - step - 1], state, position, step)
+                self._log(step, fetched)
+                pending, logged_position = [], position.get_state()
             if step % config.evaluate_every == 0 or last:
                 self._evaluate(step, state)
             if config.sample.every and (step % config.sample.every == 0 or last):
@@ -168,45 +204,94 @@ class _Run:
             if step % config.log_every == 0 or last:
                 self._progress.update(step, self._shown)
             if step % config.checkpoint.every == 0 or last:
-                notes = {"record_sizes": self._records.sync(), "data": self._data.fingerprint}
-                self._checkpoints.save(step, state, position, notes)
+                self._save(step, state, position)
             # What follows the steps is not training time.
             if not pending:
-                self._interval_began = time.perf_counter()
+                self._speed.start()
         self._checkpoints.wait()
         return state
 
-    def _log(self, step: int, pending: list[Mapping[str, Array]]) -> None:
-        """Writes the means of the last steps, once they are known to be finite."""
-        fetched = jax.device_get(pending)
-        for offset, metrics in enumerate(fetched):
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(metrics[name]):
-                    raise _diverged(name, float(metrics[name]), step - len(fetched) + offset + 1)
-        means = {
-            name: float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
-            for name in ("loss", "grad_norm")
-        }
-        means["learning_rate"] = float(fetched[-1]["learning_rate"])
-        self._records.metrics(step, means)
-        seconds = time.perf_counter() - self._interval_began
-        tokens = len(fetched) * self._config.data.batch_size * self._config.data.row_length
-        self._records.timing(step, {"seconds": seconds, "tokens_per_second": tokens / seconds})
-        self._shown |= {"loss": means["loss"], "steps/s": len(fetched) / seconds}
+    def _save(self, step: int, state: State, position: grain.DatasetIterator) -> None:
+        notes = {"record_sizes": self._records.sync(), "data": dict(self._data.summary)}
+        self._checkpoints.save(step, state, position, notes)
+
+    def _log(self, step: int, fetched: list[Mapping[str, np.ndarray]]) -> None:
+        """Writes the means of the last steps."""
+        taken = [metrics for metrics in fetched if metrics["is_taken"]]
+        row: dict[str, float] = {}
+        for name in ("loss", "grad_norm", "param_norm", "update_norm"):
+            if taken:
+                values = [metrics[name] for metrics in taken]
+                row[name] = float(np.mean(values, dtype=np.float64))
+        if taken and self._config.data.source == "text":
+            row["perplexity"] = math.exp(min(row["loss"], 700.0))
+        row["learning_rate"] = float(fetched[-1]["learning_rate"])
+        row["skipped_steps"] = int(fetched[-1]["num_skipped"])
+        self._records.metrics(step, row)
+        timing = self._speed.stop(len(fetched))
+        self._records.timing(step, timing)
+        self._shown |= {name: row[name] for name in ("loss",) if name in row}
+        if row["skipped_steps"]:
+            self._shown["skipped"] = row["skipped_steps"]
+        self._shown["steps/s"] = len(fetched) / timing["seconds"]
+
+    def _stop(
+        self,
+        stopped_at: int,
+        metrics: Mapping[str, np.ndarray],
+        state: State,
+        position: grain.DatasetIterator,
+        step: int,
+    ) -> None:
+        """Ends the run at a bad step.
+
+        Args:
+          stopped_at: the step, from 1.
+          metrics: its metrics.
+          state: the state at the end of the interval.
+          position: the data iterator, at the start of the interval.
+          step: the last step of the interval.
+        """
+        config = self._config
+        first = (step - 1) // config.log_every * config.log_every
+        for _ in range(stopped_at - 1 - first):
+            next(position)
+        if stopped_at - 1 not in self._checkpoints.steps():
+            before = bad_step.state_before(state, stopped_at)
+            self._save(stopped_at - 1, before, position)
+            self._checkpoints.wait()
+        before_batch = position.get_state()
+        figures = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+        bad_step.save_batch(self._folder, stopped_at, next(position), figures, before_batch)
+        safety = jax.device_get(state["safety"])
+        recent = float(safety["loss_sum"]) / max(float(safety["loss_weight"]), 1e-9)
+        limit = config.safety.max_skips if config.safety.on_bad_step == "skip" else 1
+        raise bad_step.stopped(self._folder, stopped_at, figures, recent, limit)
 
     def _evaluate(self, step: int, state: State) -> None:
         whole_answers = self._config.data.source == "block_search"
+        params = evaluated(state)
         for name, held_out in self._data.held_out.items():
-            figures = evaluate(
-                self._eval_step, state["params"], held_out, whole_answers=whole_answers
+            totals = total(
+                self._eval_step, params, held_out.batches, self._data.tokenizer, name=name
             )
+            figures = figures_of(totals, whole_answers=whole_answers)
             if not math.isfinite(figures["loss"]):
-                raise _diverged(f"{name} loss", figures["loss"], step)
+                raise UserError(
+                    f"{name} loss is {figures['loss']} at step {step}: the run stops, with its "
+                    "last checkpoint from before; a lower optimizer.learning_rate may help"
+                )
             self._records.metrics(
                 step, {f"{name}/{figure}": value for figure, value in figures.items()}
             )
             shown = "error" if whole_answers else "loss"
             self._shown[f"{name} {shown}"] = figures[shown]
+        learned = self._kernel_distances(params)
+        for held_out in self._data.held_out.values():
+            learned |= self._gate_openness(params, next(iter(held_out.batches)))
+            break
+        if learned:
+            self._records.metrics(step, learned)
 
     def _sample(self, step: int, state: State) -> None:
         sample, tokenizer = self._config.sample, self._data.tokenizer
@@ -214,23 +299,17 @@ class _Run:
         key = jax.random.fold_in(jax.random.key(self._config.seed), SAMPLE_STREAM)
         written = generate(
             self._program.graphdef,
-            state["params"],
+            evaluated(state),
             prompt,
             num_tokens=sample.num_tokens,
             temperature=sample.temperature,
             eos_id=tokenizer.eos_id,
             key=jax.random.fold_in(key, step),
         )
-        text = sample.prompt + tokenizer.decode(written)
+        # A model may have more tokens than its tokenizer.
+        text = sample.prompt + tokenizer.decode(written[written < tokenizer.vocab_size])
         self._records.metrics(step, {"sample": text})
         self._progress.message(f"sample at step {step}: {text!r}")
-
-
-def _diverged(name: str, value: float, step: int) -> UserError:
-    return UserError(
-        f"{name} is {value} at step {step}: the run stops here, with its last checkpoint from "
-        "before; a lower optimizer.learning_rate or a longer optimizer.warmup_steps may help"
-    )
 
 
 def _last_held_out(rows: list[Row], data: Data) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mta_jax.typing import Array, Float, Int
+from mta_jax.typing import Array, Bool, Float, Int
 
 
 def summed_losses(
@@ -42,41 +42,54 @@ def summed_losses(
         nll = jnp.sum((log_denominator - likelihood) * weights)
         return nll, jnp.sum(jnp.square(log_denominator) * weights)
 
-    num_tokens = targets.size
-    if tokens_at_once is None or tokens_at_once >= num_tokens:
-        return of_tokens(features, targets, weights)
-
-    def in_chunks(x: Array) -> Array:
-        x = x.reshape(num_tokens, *x.shape[2:])
-        behind = -num_tokens % tokens_at_once
-        # Weights of zero behind the last token.
-        x = jnp.pad(x, ((0, behind), *((0, 0) for _ in x.shape[1:])))
-        return x.reshape(-1, 1, tokens_at_once, *x.shape[1:])
+    arrays = (features, targets, weights)
+    if tokens_at_once is None or tokens_at_once >= targets.size:
+        return of_tokens(*arrays)
 
     def add_chunk(total: tuple, chunk: tuple) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, total, jax.checkpoint(of_tokens)(*chunk)), None
 
     zero = (jnp.zeros(()), jnp.zeros(()))
-    total, _ = lax.scan(add_chunk, zero, tuple(map(in_chunks, (features, targets, weights))))
+    # Behind the last token weights are zero.
+    chunks = tuple(_in_chunks(x, tokens_at_once) for x in arrays)
+    total, _ = lax.scan(add_chunk, zero, chunks)
     return total
 
 
-def evaluation_sums(
-    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], weights: Float[Array, "B T"]
-) -> dict[str, Array]:
-    """Sums over a batch that add up over batches.
+def scored_tokens(
+    head: Callable[[Array], Array],
+    features: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    *,
+    tokens_at_once: int | None = None,
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """How each target fares.
+
+    Args:
+      head: takes features ``[B, T, D]`` to logits ``[B, T, V]``.
+      features: what the head reads.
+      targets: the tokens to predict.
+      tokens_at_once: logits of only so many tokens are in memory at a time; None: of all.
 
     Returns:
-      ``nll``: summed negative log-likelihood in nats; ``tokens``: summed weights;
-      ``rows``: rows with any target; ``wrong_rows``: those in which any predicted
-      target is not the likeliest token. As every token before an error is given,
-      that is the share of answers that greedy decoding gets wrong.
+      The negative log-likelihood of each target in nats, and whether it is the likeliest
+      token.
     """
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-    wrong = (jnp.argmax(logits, axis=-1) != targets) & (weights > 0)
-    return {
-        "nll": jnp.sum(nll * weights),
-        "tokens": jnp.sum(weights),
-        "rows": jnp.sum(jnp.any(weights > 0, axis=1)),
-        "wrong_rows": jnp.sum(jnp.any(wrong, axis=1)),
-    }
+
+    def of_tokens(features: Array, targets: Array) -> tuple[Array, Array]:
+        logits = head(features).astype(jnp.float32)
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return nll, jnp.argmax(logits, axis=-1) == targets
+
+    if tokens_at_once is None or tokens_at_once >= targets.size:
+        return of_tokens(features, targets)
+    chunks = tuple(_in_chunks(x, tokens_at_once) for x in (features, targets))
+    scores = lax.map(lambda chunk: of_tokens(*chunk), chunks)
+    return jax.tree.map(lambda x: x.reshape(-1)[: targets.size].reshape(targets.shape), scores)
+
+
+def _in_chunks(x: Array, size: int) -> Array:
+    """[B, T, ...] to [chunks, 1, size, ...], padded with zeros behind the last token."""
+    x = x.reshape(-1, *x.shape[2:])
+    x = jnp.pad(x, ((0, -len(x) % size), *((0, 0) for _ in x.shape[1:])))
+    return x.reshape(-1, 1, size, *x.shape[1:])

@@ -27,7 +27,7 @@ def check_memory(program: Program) -> None:
     Raises:
       ConfigError: where parameters and optimiser alone are larger than the memory.
     """
-    state = jax.eval_shape(program.initial_state)
+    state = program.abstract_state
     needed, available = num_bytes(state), _device_memory()
     if available is not None and needed > available:
         raise ConfigError(

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from mta_jax.errors import UserError
+from mta_jax.training.trackers import Writer
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -101,18 +102,27 @@ class Records:
       folder: the run folder.
       after: step that the run continues from.
       sizes: what `sync` returned at that step.
+      trackers: receive every row too.
 
     Raises:
       UserError: where a file does not hold what it held then; both stay as they are.
     """
 
-    def __init__(self, folder: Path, *, after: int = 0, sizes: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        after: int = 0,
+        sizes: Mapping[str, int] | None = None,
+        trackers: Sequence[Writer] = (),
+    ):
         sizes = sizes or {METRICS_FILE: 0, TIMING_FILE: 0}
         for file, size in sizes.items():
             check_records(folder / file, size)
         self._metrics = JsonLines(folder / METRICS_FILE, size=sizes[METRICS_FILE])
         self._timing = JsonLines(folder / TIMING_FILE, size=sizes[TIMING_FILE])
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+        self._trackers = trackers
 
     def __enter__(self) -> "Records":
         return self
@@ -121,6 +131,8 @@ class Records:
         self._metrics.close()
         self._timing.close()
         self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Records what the run computed: equal in every repetition of the run."""
@@ -142,6 +154,8 @@ class Records:
 
     def _write(self, lines: JsonLines, step: int, values: Mapping[str, Any]) -> None:
         lines.write({"step": step, **values})
+        for tracker in self._trackers:
+            tracker.write(step, values)
         for name, value in values.items():
             if isinstance(value, str):
                 self._tensorboard.add_text(name, value, step)

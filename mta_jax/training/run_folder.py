@@ -4,17 +4,17 @@
 config.yaml       the resolved config; decides whether a run continues
 metrics.jsonl     loss, gradient norm, evaluations: the same bytes each
                   time the run is made
-timing.jsonl      seconds and tokens per second
+timing.jsonl      seconds, tokens per second
 tensorboard/      both, for TensorBoard
 checkpoints/      Orbax checkpoints
 pictures/         PNG files
 lock              held by the process that trains here
+bad_step/         the batch that ended the run, if one did
 results.json      the final figures
 ================  ====================================================
 """
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from mta_jax.command_line.plain import plain, to_yaml
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.training.config import TrainConfig
 
@@ -32,24 +33,10 @@ except ImportError:  # Windows
 
 CONFIG_FILE = "config.yaml"
 
-
 _TEMPORARY = ".tmp"
 
-
-def plain(value: Any) -> Any:
-    """A config as dictionaries, lists and scalars, ready for YAML or JSON."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-def to_yaml(config: TrainConfig) -> str:
-    """The config as a file that `--config` reads back."""
-    return yaml.safe_dump(plain(config), sort_keys=False)
+# Where a run lies, what it does about bad steps, and who is told, make no other run of it.
+_MAY_DIFFER = ("run_dir", "safety", "track")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -136,10 +123,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:
-    """Names the first field in which two configs differ. Where a run lies is no difference."""
+    """Names the first field in which two configs differ, but for those that may."""
     if isinstance(there, dict) and isinstance(asked, dict):
         for name in {**asked, **there}:
-            if not path and name == "run_dir":
+            if not path and name in _MAY_DIFFER:
                 continue
             difference = _first_difference(
                 there.get(name, "missing"), asked.get(name, "missing"), f"{path}.{name}"

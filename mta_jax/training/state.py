@@ -13,12 +13,14 @@ from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig, Transformer
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.optimizer import make_optimizer
+from mta_jax.training.safety import initial_safety
 
 # The keys 0, 1, 2, ... of the seed are those of the parameters; these are far from them.
 DROPOUT_STREAM, SAMPLE_STREAM = 2**31, 2**31 + 1
 
 State = dict[str, Any]
-"""``params``, ``opt_state`` and ``step``, a pytree of plain dictionaries."""
+"""``params``, ``opt_state``, ``step``, ``safety`` (see `training.safety`) and, where the config
+asks for it, ``ema``, the moving average of the parameters: a pytree of plain dictionaries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +41,34 @@ class Program:
         """The model with these parameters."""
         return nnx.merge(self.graphdef, params)
 
+    @property
+    def abstract_state(self) -> State:
+        """Shapes and dtypes of the state."""
+        return jax.eval_shape(self.initial_state)
+
     def initial_state(self) -> State:
         """The state before the first step. Pure, so it can be traced or shaped."""
         key = jax.random.key(self.config.seed)
         model = Transformer(self.config.model, rngs=nnx.Rngs(params=key))
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return {
+        return self.state_of(params)
+
+    def state_of(self, params: Any) -> State:
+        """The state before the first step, with given parameters."""
+        state = {
             "params": params,
             "opt_state": self.optimizer.init(params),
             "step": jnp.zeros((), jnp.int32),
+            "safety": initial_safety(),
         }
+        if self.config.optimizer.ema_decay is not None:
+            state["ema"] = jax.tree.map(jnp.copy, params)
+        return state
+
+
+def evaluated(state: State) -> Any:
+    """The parameters to evaluate: their moving average, where there is one."""
+    return state.get("ema", state["params"])
 
 
 def resolve_model(config: TrainConfig) -> ModelConfig:
@@ -60,9 +80,7 @@ def resolve_model(config: TrainConfig) -> ModelConfig:
     needed = tokenizer_for(config.data).vocab_size
     given = config.model.vocab_size
     if given is not None and given < needed:
-        raise ConfigError(
-            f"model.vocab_size {given}: data.source {config.data.source!r} has {needed} tokens"
-        )
+        raise ConfigError(f"model.vocab_size {given}: the tokenizer has {needed} tokens")
     return dataclasses.replace(config.model, vocab_size=given or needed)
 
 

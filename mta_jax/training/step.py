@@ -11,8 +11,9 @@ from jax import lax
 
 from mta_jax.data import Batch
 from mta_jax.models import Transformer
-from mta_jax.training.loss import evaluation_sums, summed_losses
+from mta_jax.training.loss import scored_tokens, summed_losses
 from mta_jax.training.optimizer import learning_rate_schedule
+from mta_jax.training.safety import choose, judge
 from mta_jax.training.state import DROPOUT_STREAM, Program, State
 from mta_jax.typing import Array
 
@@ -33,7 +34,8 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
     """The compiled step ``(state, batch) -> (new state, metrics)``.
 
     The old state is donated. Metrics are the scalars ``loss`` (nats per token),
-    ``grad_norm`` (before clipping) and ``learning_rate``.
+    ``grad_norm`` (before clipping), ``param_norm`` (before the step), ``update_norm``,
+    ``learning_rate``, and of `safety` ``is_taken``, ``num_skipped`` and ``stopped_at``.
     """
     config = program.config
     schedule = learning_rate_schedule(config.optimizer, config.num_steps)
@@ -80,24 +82,38 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
         if config.model.attention_dropout > 0:
             key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
             key = jax.random.fold_in(key, state["step"])
-        value, gradient = loss_and_gradient(state["params"], batch, key)
-        updates, opt_state = program.optimizer.update(gradient, state["opt_state"], state["params"])
-        new_state = {
-            "params": optax.apply_updates(state["params"], updates),
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-        }
-        return new_state, {
-            "loss": value,
-            "grad_norm": optax.tree.norm(gradient),
-            "learning_rate": schedule(state["step"]),
+        params = state["params"]
+        loss, gradient = loss_and_gradient(params, batch, key)
+        grad_norm = optax.tree.norm(gradient)
+        updates, opt_state = program.optimizer.update(gradient, state["opt_state"], params)
+        changed = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+        if "ema" in state:
+            changed["ema"] = optax.incremental_update(
+                changed["params"], state["ema"], 1.0 - (config.optimizer.ema_decay or 0.0)
+            )
+        step = state["step"] + 1
+        is_taken, safety = judge(config.safety, state["safety"], step, loss, grad_norm)
+        changed = choose(is_taken, changed, {name: state[name] for name in changed})
+        return changed | {"step": step, "safety": safety}, {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "param_norm": optax.tree.norm(params),
+            "update_norm": optax.tree.norm(updates),
+            # Skipped steps do not count in the optimiser's schedule.
+            "learning_rate": schedule(state["step"] - state["safety"]["num_skipped"]),
+            "is_taken": is_taken,
+            "num_skipped": safety["num_skipped"],
+            "stopped_at": safety["stopped_at"],
         }
 
     return jax.jit(train_step, donate_argnums=0)
 
 
 def make_eval_step(program: Program) -> Callable[[Any, Batch], dict[str, Array]]:
-    """The compiled function ``(params, batch) -> sums``; see `evaluation_sums`.
+    """The compiled function ``(params, batch) -> scores``, each [B, T].
+
+    ``nll`` is the negative log-likelihood of each target in nats; ``is_right`` says
+    whether it is the likeliest token.
 
     Dropout is off, whatever the kind of attention. (The paper's code leaves it on
     for its baseline.)
@@ -105,7 +121,12 @@ def make_eval_step(program: Program) -> Callable[[Any, Batch], dict[str, Array]]
 
     def eval_step(params: Any, batch: Arrays) -> dict[str, Array]:
         model = program.model(params)
-        logits = model.logits(_features(model, batch, rngs=None))
-        return evaluation_sums(logits, batch["targets"], batch["targets_weights"])
+        nll, is_right = scored_tokens(
+            model.logits,
+            _features(model, batch, rngs=None),
+            batch["targets"],
+            tokens_at_once=program.config.loss.tokens_at_once,
+        )
+        return {"nll": nll, "is_right": is_right}
 
     return jax.jit(eval_step)

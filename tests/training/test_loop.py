@@ -99,15 +99,19 @@ def test_other_data_under_the_same_settings_is_refused(finished, monkeypatch):
     original = loop.load_data
 
     def load_other_data(*args, **options):
-        return dataclasses.replace(original(*args, **options), fingerprint="other")
+        return dataclasses.replace(
+            original(*args, **options), summary={"samples": {"digest": "other"}}
+        )
 
     monkeypatch.setattr(loop, "load_data", load_other_data)
-    with pytest.raises(ConfigError, match="data: not the block_search data that the run"):
+    with pytest.raises(
+        ConfigError, match=r"data: not what the run in .* began with: samples are not the same"
+    ):
         train(toy_config(), finished.folder, name="toy")
 
 
 def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {"loss": math.nan, "error": 1.0})
+    monkeypatch.setattr(loop, "figures_of", lambda *_, **__: {"loss": math.nan, "error": 1.0})
     with pytest.raises(UserError, match="heldout loss is nan at step 6"):
         train(toy_config(), tmp_path / "run", name="toy")
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()

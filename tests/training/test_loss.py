@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mta_jax.training.loss import evaluation_sums, summed_losses
+from mta_jax.training.loss import scored_tokens, summed_losses
 
 LOGITS = jnp.log(jnp.array([[[0.7, 0.3], [0.4, 0.6]], [[0.2, 0.8], [0.5, 0.5]]]))
 TARGETS = jnp.array([[0, 1], [0, 0]])
@@ -61,15 +61,16 @@ def test_chunks_keep_logits_out_of_memory():
     assert temp_bytes(64) < 4 * num_tokens * vocab_size / 4
 
 
-def test_a_row_is_wrong_when_any_weighted_token_is():
-    sums = evaluation_sums(LOGITS, TARGETS, jnp.ones((2, 2)))
-    assert int(sums["rows"]) == 2
-    assert int(sums["wrong_rows"]) == 1
-    assert float(sums["nll"]) == pytest.approx(-np.log(0.7 * 0.6 * 0.2 * 0.5), rel=1e-5)
+def head_of(logits):
+    """Features are the places of tokens, and the head looks their logits up."""
+    table = jnp.asarray(logits).reshape(-1, logits.shape[-1])
+    return lambda features: table[features[..., 0].astype(jnp.int32)]
 
 
-def test_tokens_and_rows_without_weight_do_not_count():
-    weights = jnp.array([[1.0, 1.0], [0.0, 1.0]])
-    assert int(evaluation_sums(LOGITS, TARGETS, weights)["wrong_rows"]) == 0
-    padded = evaluation_sums(LOGITS, TARGETS, jnp.array([[1.0, 1.0], [0.0, 0.0]]))
-    assert (int(padded["rows"]), float(padded["tokens"])) == (1, 2.0)
+@pytest.mark.parametrize("tokens_at_once", [None, 1, 3, 4, 100])
+def test_scores_are_those_of_each_token(tokens_at_once):
+    places = jnp.arange(4.0).reshape(2, 2, 1)
+    nll, is_right = scored_tokens(head_of(LOGITS), places, TARGETS, tokens_at_once=tokens_at_once)
+    probabilities = np.exp(-np.asarray(nll))
+    np.testing.assert_allclose(probabilities, [[0.7, 0.6], [0.2, 0.5]], rtol=1e-5)
+    np.testing.assert_array_equal(is_right, np.argmax(LOGITS, axis=-1) == np.asarray(TARGETS))

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 import yaml
 
+from mta_jax.command_line.plain import plain, to_yaml
 from mta_jax.errors import ConfigError, UserError
-from mta_jax.training.run_folder import CONFIG_FILE, locked, open_run_folder, plain, to_yaml
+from mta_jax.training.run_folder import CONFIG_FILE, locked, open_run_folder
 from tests.training.tiny import toy_config
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from mta_jax.data import BlockSearchConfig, DataConfig, TextConfig
+from mta_jax.data import BlockSearchConfig, DataConfig, DomainConfig, TextConfig
 from mta_jax.models import ModelConfig, MTAConfig
 from mta_jax.training.config import (
     CheckpointConfig,
@@ -49,7 +49,13 @@ def text_config(**changes: Any) -> TrainConfig:
         evaluate_every=4,
         model=ModelConfig(num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, mta=MTA),
         data=DataConfig(
-            source="text", batch_size=16, text=TextConfig(domains=["docs"], sequence_length=64)
+            source="text",
+            batch_size=16,
+            text=TextConfig(
+                domains={"docs": DomainConfig(train="python:docs")},
+                sequence_length=64,
+                shuffle_rows=64,
+            ),
         ),
         sample=SampleConfig(every=2, prompt="The ", num_tokens=8),
     )

@@ -1,0 +1,92 @@
+"""Documents of tokens to rows of one length.
+
+A document becomes ``BOS text EOS``, and its elements are pairs of a token and the one
+that follows it. Packing moves pairs, so no pair crosses a border of documents.
+"""
+
+from typing import Literal
+
+import grain
+import numpy as np
+
+from mta_jax.data.tokenizers import Tokenizer
+
+# More bins leave less padding and mix rows of more documents.
+_BINS = 64
+
+_PAIRS, _SEGMENTS, _POSITIONS = "pairs", "pairs_segment_ids", "pairs_positions"
+
+
+def framed(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """A document's tokens between those of its begin and its end, int32."""
+    ends = np.array([tokenizer.bos_id, tokenizer.eos_id], np.int32)
+    return np.concatenate([ends[:1], tokens.astype(np.int32), ends[1:]])
+
+
+def pack(
+    documents: grain.IterDataset,
+    length: int,
+    packing: Literal["concat", "best_fit"],
+    *,
+    seed: int,
+) -> grain.IterDataset:
+    """Packs documents, each an array of tokens as `framed` makes it, into rows.
+
+    Args:
+      documents: the documents.
+      length: T, pairs in a row.
+      packing: concat joins documents end to end and cuts where a row is full; best_fit cuts
+        only documents longer than a row, and puts each piece where it leaves least room.
+      seed: of the order in which best_fit hands out rows.
+    """
+    pairs = documents.map(_pairs)
+    if packing == "concat":
+        return grain.experimental.ConcatThenSplitIterDataset(pairs, length_struct={_PAIRS: length})
+    return grain.experimental.BestFitPackIterDataset(
+        grain.experimental.FlatMapIterDataset(pairs, _CutTo(length)),
+        length_struct={_PAIRS: length},
+        num_packing_bins=_BINS,
+        seed=seed,
+    )
+
+
+def unpack(rows: grain.IterDataset, *, separate_documents: bool) -> grain.IterDataset:
+    """Makes the arrays of a batch's row, each [T], of packed rows.
+
+    They are `inputs`, `targets`, `targets_weights` (0 is padding), and, where documents are
+    separate, `inputs_segment_ids` (from 1, 0 is padding) and `inputs_positions`, which
+    restart with each document.
+    """
+
+    def arrays(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pairs, segments = row[_PAIRS], row[_SEGMENTS]
+        unpacked = {
+            "inputs": pairs[:, 0],
+            "targets": pairs[:, 1],
+            "targets_weights": (segments > 0).astype(np.float32),
+        }
+        if separate_documents:
+            unpacked |= {"inputs_segment_ids": segments, "inputs_positions": row[_POSITIONS]}
+        return unpacked
+
+    return rows.map(arrays)
+
+
+def _pairs(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    return {_PAIRS: np.stack([tokens[:-1], tokens[1:]], axis=1)}
+
+
+class _CutTo(grain.experimental.FlatMapTransform):
+    """Cuts a document into pieces that fit a row."""
+
+    max_fan_out = 2**31
+
+    def __init__(self, length: int):
+        self._length = length
+
+    def flat_map(self, element: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        pairs = element[_PAIRS]
+        return [
+            {_PAIRS: pairs[start : start + self._length]}
+            for start in range(0, len(pairs), self._length)
+        ]

@@ -1,0 +1,21 @@
+"""Where documents come from: files, shards of tokens, Hugging Face, this very Python.
+
+A source is either indexed (`IndexedDocuments`: any document at once, so a global shuffle)
+or a stream (`DocumentStream`: parts that are read from their start, shuffled within a
+window). `open_documents` decides which from what a location names.
+"""
+
+from mta_jax.data.sources.documents import Document, DocumentStream, IndexedDocuments
+from mta_jax.data.sources.in_memory import InMemoryDocuments, Subset
+from mta_jax.data.sources.open import open_documents
+from mta_jax.data.sources.skips import Skips
+
+__all__ = [
+    "Document",
+    "DocumentStream",
+    "InMemoryDocuments",
+    "IndexedDocuments",
+    "Skips",
+    "Subset",
+    "open_documents",
+]

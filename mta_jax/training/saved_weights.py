@@ -1,0 +1,120 @@
+"""Weights of a run, read from its checkpoints without its optimiser's state."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from mta_jax.command_line.plain import from_plain
+from mta_jax.errors import UserError
+from mta_jax.training.checkpoint import bits_sum, first_line
+from mta_jax.training.config import TrainConfig
+from mta_jax.training.state import Program, make_program
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedWeights:
+    """What a checkpoint says of a model.
+
+    Attributes:
+      program: structure of the run.
+      params: its parameters; their moving average, where the run kept one.
+      step: training steps behind them.
+      folder: the checkpoint.
+      tokenizer: fingerprint of the tokenizer that the run was trained with.
+    """
+
+    program: Program
+    params: Any
+    step: int
+    folder: Path
+    tokenizer: str | None
+
+
+def read_weights(location: str | Path, setting: str) -> SavedWeights:
+    """Reads the weights of a run.
+
+    Args:
+      location: a run folder, whose newest checkpoint is taken, or one of its checkpoints,
+        ``RUN/checkpoints/STEP``.
+      setting: that names it, for messages.
+
+    Raises:
+      UserError: where there is no checkpoint, or it cannot be read.
+    """
+    folder = _checkpoint_folder(Path(location).expanduser(), setting)
+    try:
+        metadata = ocp.checkpointables_metadata(folder).custom_metadata
+        settings, notes = metadata["config"], metadata["notes"]
+    except Exception as error:
+        raise UserError(
+            f"{setting} {folder}: not a checkpoint of a run ({first_line(error)})"
+        ) from None
+    program = make_program(from_plain(TrainConfig, settings, f"{setting} {folder}"))
+    abstract = program.abstract_state
+    name = "ema" if "ema" in abstract else "params"
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
+    own = [index for index, path in enumerate(paths) if path[0].key == name]
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {
+        name: abstract[name],
+        # The sum of every leaf's bits, in the order of the leaves.
+        "checksums": [jax.ShapeDtypeStruct((), "uint32") for _ in paths],
+    }
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), wanted
+    )
+    partial = ocp.options.PyTreeOptions(
+        loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
+    )
+    try:
+        with ocp.Context(pytree_options=partial):
+            state = ocp.load_checkpointables(folder, {"state": wanted})["state"]
+    # Whatever a broken file makes a reader raise, the answer is the same.
+    except Exception as error:
+        raise UserError(f"{setting} {folder}: cannot be read ({first_line(error)})") from None
+    params = state[name]
+    sums = [state["checksums"][index] for index in own]
+    found = [bits_sum(leaf) for leaf in jax.tree.leaves(params)]
+    if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
+        raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
+    tokenizer = notes.get("data", {}).get("tokenizer", {}).get("digest")
+    return SavedWeights(program, params, int(folder.name), folder, tokenizer)
+
+
+def _checkpoint_folder(location: Path, setting: str) -> Path:
+    if location.name.isdecimal() and location.is_dir():
+        return location.absolute()
+    for folder in (location / "checkpoints", location):
+        steps = [int(entry.name) for entry in _entries(folder) if entry.name.isdecimal()]
+        if steps:
+            return (folder / str(max(steps))).absolute()
+    what = "holds no checkpoint" if location.is_dir() else "no such folder"
+    raise UserError(f"{setting} {location}: {what}; expected a run folder or RUN/checkpoints/STEP")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+
+
+def check_same_structure(saved: SavedWeights, program: Program, setting: str) -> None:
+    """Makes sure that weights fit another run's model.
+
+    Raises:
+      UserError: where they do not; names the first that differs.
+    """
+    there = _shapes(saved.program.abstract_state["params"])
+    here = _shapes(program.abstract_state["params"])
+    for name in {**here, **there}:
+        if there.get(name) != here.get(name):
+            raise UserError(
+                f"{setting} {saved.folder}: its model is another one: {name} is "
+                f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+            )
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in leaves}

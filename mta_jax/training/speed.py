@@ -1,0 +1,60 @@
+"""How fast a run is: seconds, and what they were spent on."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+
+from mta_jax.models.flops import flops_per_token
+from mta_jax.training.config import TrainConfig
+from mta_jax.training.peak_flops import peak_flops
+
+
+class Speed:
+    """Times the steps between two lines of metrics.
+
+    Args:
+      config: of the run, which tells the tokens and the work of a step.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self._tokens = config.data.rows * config.data.row_length
+        self._flops_per_token = flops_per_token(config.model, config.data.row_length).training
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self._peak = None if peak is None else peak * jax.device_count()
+        self.start()
+
+    def start(self) -> None:
+        """Begins an interval."""
+        self._began = time.perf_counter()
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts what happens inside as waiting."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def stop(self, num_steps: int) -> dict[str, float]:
+        """Ends an interval, when its steps have been computed.
+
+        Returns:
+          ``seconds`` in all, ``data_seconds`` of them waiting for batches, the rest
+          ``compute_seconds``; ``tokens_per_second``, padding included; model FLOPs of it,
+          ``flops_per_second`` (see `mta_jax.models.flops`), and ``mfu``, their share of the
+          devices' peak, where that is known.
+        """
+        seconds = time.perf_counter() - self._began
+        tokens_per_second = num_steps * self._tokens / seconds
+        figures = {
+            "seconds": seconds,
+            "data_seconds": self._waited,
+            "compute_seconds": seconds - self._waited,
+            "tokens_per_second": tokens_per_second,
+            "flops_per_second": tokens_per_second * self._flops_per_token,
+        }
+        if self._peak is not None:
+            figures["mfu"] = figures["flops_per_second"] / self._peak
+        return figures

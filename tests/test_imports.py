@@ -19,6 +19,7 @@ ALLOWED = {
     "viz": {"typing", "ops"},
     "data": {"errors"},
     "training": {"typing", "errors", "command_line", "models", "inference", "viz", "data"},
+    "evaluate": {"errors", "command_line", "data", "training"},
     "benchmark": {
         "typing",
         "errors",

@@ -2,7 +2,7 @@
 
 from mta_jax.data.block_search import BlockSearchConfig
 from mta_jax.data.config import DataConfig
-from mta_jax.data.pipeline import Batch, Data, HeldOut, load_data, tokenizer_for
+from mta_jax.data.pipeline import Batch, Data, HeldOut, load_data, load_held_out, tokenizer_for
 from mta_jax.data.text_config import DomainConfig, TextConfig
 from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
 
@@ -18,5 +18,6 @@ __all__ = [
     "TextConfig",
     "Tokenizer",
     "load_data",
+    "load_held_out",
     "tokenizer_for",
 ]

@@ -60,20 +60,33 @@ class Domain:
         return summaries
 
 
-def open_domains(config: TextConfig, tokenizer: Tokenizer) -> list[Domain]:
+def open_domains(
+    config: TextConfig, tokenizer: Tokenizer, *, only_held_out: bool = False
+) -> list[Domain]:
     """Opens what the config names.
+
+    Args:
+      config: the domains.
+      tokenizer: which tokens in files must be of.
+      only_held_out: leave training text alone where held-out text has its own place, and
+        give the held-out text for it.
 
     Raises:
       ConfigError: where a location names nothing, or nothing is left for training.
       UserError: where a file is damaged.
     """
     return [
-        _open_domain(name, domain, config, tokenizer) for name, domain in config.domains.items()
+        _open_domain(name, domain, config, tokenizer, only_held_out)
+        for name, domain in config.domains.items()
     ]
 
 
 def _open_domain(
-    name: str, domain: DomainConfig, config: TextConfig, tokenizer: Tokenizer
+    name: str,
+    domain: DomainConfig,
+    config: TextConfig,
+    tokenizer: Tokenizer,
+    only_held_out: bool,
 ) -> Domain:
     train_skips, held_out_skips = (Skips(name, config.max_skipped) for _ in range(2))
     setting = f"data.text.domains.{name}"
@@ -93,12 +106,14 @@ def _open_domain(
     def none(_: str) -> bool:
         return False
 
-    train = opened(domain.train_locations, "train", train_skips)
     held_out: Source | None = None
     is_held_out = none
     if domain.heldout_locations is not None:
         held_out = opened(domain.heldout_locations, "heldout", held_out_skips)
-    elif not config.heldout_fraction:
+    if held_out is not None and only_held_out:
+        return Domain(name, 0.0, held_out, held_out, lambda _: True, train_skips, held_out_skips)
+    train = opened(domain.train_locations, "train", train_skips)
+    if held_out is not None or not config.heldout_fraction:
         pass
     elif isinstance(train, IndexedDocuments):
         train, held_out = split_off(train, name, config.heldout_fraction)
@@ -192,14 +207,10 @@ def training_rows(
     )
 
 
-def held_out_documents(domain: Domain, tokenizer: Tokenizer) -> grain.IterDataset:
-    """The tokens of each held-out document, once, in order.
-
-    Raises:
-      ValueError: where the domain has none.
-    """
+def held_out_documents(domain: Domain, tokenizer: Tokenizer) -> grain.IterDataset | None:
+    """The tokens of each held-out document, once, in order; None where there are none."""
     if domain.held_out is None:
-        raise ValueError(f"domain {domain.name} has no held-out documents")
+        return None
     if isinstance(domain.held_out, IndexedDocuments):
         documents = grain.MapDataset.source(domain.held_out).to_iter_dataset(INLINE)
     else:

@@ -14,7 +14,7 @@ inputs_positions       int32    position in its document, packed rows only
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import grain
@@ -24,12 +24,14 @@ from mta_jax.data.block_search import BlockSearchSource
 from mta_jax.data.config import DataConfig
 from mta_jax.data.domains import (
     INLINE,
+    Domain,
     held_out_documents,
     open_domains,
     training_rows,
 )
 from mta_jax.data.packing import pack, unpack
 from mta_jax.data.sources import Skips
+from mta_jax.data.text_config import TextConfig
 from mta_jax.data.tokenizers import LetterTokenizer, Tokenizer, load_tokenizer
 from mta_jax.errors import ConfigError
 
@@ -135,27 +137,49 @@ def _block_search(
 def _text(config: DataConfig, seed: int, held_out_rows: int, process: tuple[int, int]) -> Data:
     text, tokenizer = config.text, tokenizer_for(config)
     domains = open_domains(text, tokenizer)
-    arrays = functools.partial(unpack, separate_documents=text.separate_documents)
-    held_out = {}
-    for domain in domains:
-        if domain.held_out is None:
-            continue
-        documents = held_out_documents(domain, tokenizer)
-        rows = arrays(pack(documents, text.sequence_length, "concat", seed=seed))
-        if text.heldout_rows is not None:
-            rows = grain.experimental.LimitIterDataset(rows, text.heldout_rows)
-        held_out[domain.name] = HeldOut(_padded(rows, held_out_rows), documents)
-    rows = arrays(training_rows(text, domains, tokenizer, seed=seed, process=process))
+    rows = training_rows(text, domains, tokenizer, seed=seed, process=process)
+    rows = unpack(rows, separate_documents=text.separate_documents)
     summary: dict[str, Any] = {"tokenizer": {"digest": tokenizer.fingerprint}}
     for domain in domains:
         summary |= domain.summary()
     return Data(
         train=_batched(rows, config.rows // process[1]),
-        held_out=held_out,
+        held_out=_held_out(text, domains, tokenizer, held_out_rows),
         tokenizer=tokenizer,
         summary=summary,
         skips={domain.name: domain.train_skips for domain in domains},
     )
+
+
+def load_held_out(config: DataConfig) -> tuple[dict[str, HeldOut], Tokenizer]:
+    """Opens only the held-out text of a config; its training text may be elsewhere.
+
+    Args:
+      config: of source text. Its rows are those of a batch.
+
+    Raises:
+      ConfigError: where a source is missing.
+      UserError: where a source is damaged.
+    """
+    tokenizer = tokenizer_for(config)
+    domains = open_domains(config.text, tokenizer, only_held_out=True)
+    return _held_out(config.text, domains, tokenizer, config.rows), tokenizer
+
+
+def _held_out(
+    config: TextConfig, domains: Sequence[Domain], tokenizer: Tokenizer, rows_of_batch: int
+) -> dict[str, HeldOut]:
+    held_out = {}
+    for domain in domains:
+        documents = held_out_documents(domain, tokenizer)
+        if documents is None:
+            continue
+        rows = pack(documents, config.sequence_length, "concat", seed=0)
+        rows = unpack(rows, separate_documents=config.separate_documents)
+        if config.heldout_rows is not None:
+            rows = grain.experimental.LimitIterDataset(rows, config.heldout_rows)
+        held_out[domain.name] = HeldOut(_padded(rows, rows_of_batch), documents)
+    return held_out
 
 
 def _batched(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:

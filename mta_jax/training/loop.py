@@ -78,7 +78,7 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
 
 def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name: str) -> Result:
     with Checkpoints(
-        folder / "checkpoints", keep=config.checkpoint.keep, config=plain(config)
+        folder / "checkpoints", keep=config.checkpoint.keep, config=plain(program.config)
     ) as checkpoints:
         restored = checkpoints.restore(
             program.abstract_state,

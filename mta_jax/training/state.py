@@ -86,7 +86,11 @@ def resolve_model(config: TrainConfig) -> ModelConfig:
 
 def make_program(config: TrainConfig) -> Program:
     """Builds the structure of a run without allocating any parameter."""
-    config = dataclasses.replace(config, model=resolve_model(config))
+    return program_of(dataclasses.replace(config, model=resolve_model(config)))
+
+
+def program_of(config: TrainConfig) -> Program:
+    """The same, of a config whose `model.vocab_size` is set."""
     model = nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0)))
     graphdef, _ = nnx.split(model)
     return Program(graphdef, make_optimizer(config.optimizer, config.num_steps), config)

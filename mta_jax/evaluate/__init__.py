@@ -1,0 +1,1 @@
+"""Evaluations of trained models: `python -m mta_jax.evaluate TASK`."""

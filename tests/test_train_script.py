@@ -1,5 +1,7 @@
 """`train.py` as a user runs it: a process of its own."""
 
+import gzip
+import json
 import os
 import random
 import signal
@@ -42,10 +44,10 @@ def finish(run_dir, **changes):
     )
 
 
-def kill_after(run_dir, step):
+def kill_after(run_dir, step, **changes):
     """Starts the run and kills it, with no chance to clean up, once a step is logged."""
     process = subprocess.Popen(
-        command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(run_dir, **changes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     metrics = run_dir / "metrics.jsonl"
     deadline = time.monotonic() + 300
@@ -57,14 +59,41 @@ def kill_after(run_dir, step):
     process.wait()
 
 
-def test_a_run_killed_twice_at_random_writes_the_same_bytes(tmp_path):
+@pytest.fixture
+def mixture(tmp_path):
+    """Settings of a weighted mixture of what is indexed and a stream, packed, accumulated."""
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abcdefgh ", k=rng.randrange(5, 200))) for _ in range(60)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.upper().replace(b"TEXT", b"text")))
+    return {
+        "data.source": "text",
+        "data.text.domains": json.dumps(
+            {
+                "a": {"train": str(tmp_path / "a.jsonl"), "weight": 0.7},
+                "b": {"train": str(tmp_path / "b.jsonl.gz"), "weight": 0.3},
+            }
+        ),
+        "data.text.packing": "best_fit",
+        "data.text.sequence_length": 32,
+        "data.text.shuffle_rows": 16,
+        "data.text.shuffle_documents": 7,
+        "accumulate": 2,
+        "optimizer.ema_decay": 0.9,
+    }
+
+
+@pytest.mark.parametrize("source", ["block_search", "mixture"])
+def test_a_run_killed_twice_at_random_writes_the_same_bytes(tmp_path, source, mixture):
+    changes = mixture if source == "mixture" else {}
     rng = random.Random()
     steps = sorted(rng.sample(range(2, 40, 2), 2))
-    uninterrupted = finish(tmp_path / "whole")
+    uninterrupted = finish(tmp_path / "whole", **changes)
     assert uninterrupted.returncode == 0, uninterrupted.stderr
     for step in steps:
-        kill_after(tmp_path / "killed", step)
-    resumed = finish(tmp_path / "killed")
+        kill_after(tmp_path / "killed", step, **changes)
+    resumed = finish(tmp_path / "killed", **changes)
     assert resumed.returncode == 0, resumed.stderr
     metrics = (tmp_path / "killed" / "metrics.jsonl").read_bytes()
     assert metrics == (tmp_path / "whole" / "metrics.jsonl").read_bytes(), f"killed at {steps}"
@@ -127,7 +156,7 @@ def test_a_dry_run_counts_and_allocates_nothing(tmp_path):
     ("arguments", "message"),
     [
         (["--model.num_layer", "2"], "unknown setting 'model.num_layer'"),
-        (["--model.vocab_size", "8", "--compare", "null"], "model.vocab_size 8: data.source"),
+        (["--model.vocab_size", "8", "--compare", "null"], "model.vocab_size 8: the tokenizer has 32 tokens"),
         (["--model.num_heads", "1", "--compare", "[mta, diff]"], "num_heads 1"),
     ],
 )

@@ -25,7 +25,14 @@ from mta_jax.training.progress import ProgressLine
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
 from mta_jax.training.saved_weights import check_same_structure, read_weights
 from mta_jax.training.speed import Speed
-from mta_jax.training.state import SAMPLE_STREAM, Program, State, evaluated, make_program
+from mta_jax.training.state import (
+    SAMPLE_STREAM,
+    Program,
+    State,
+    check_vocabulary,
+    evaluated,
+    make_program,
+)
 from mta_jax.training.step import make_eval_step, make_train_step
 from mta_jax.training.trackers import open_trackers
 from mta_jax.typing import Array
@@ -71,6 +78,7 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
     """
     program = make_program(config)
     data = load_data(config.data, seed=config.seed, held_out_rows=config.held_out_rows)
+    check_vocabulary(program, data.tokenizer)
     run_folder.open_run_folder(folder, config)
     with run_folder.locked(folder):
         return _train(config, program, data, folder, name)

@@ -11,7 +11,7 @@ from mta_jax.command_line.plain import from_plain
 from mta_jax.errors import UserError
 from mta_jax.training.checkpoint import bits_sum, first_line
 from mta_jax.training.config import TrainConfig
-from mta_jax.training.state import Program, program_of
+from mta_jax.training.state import Program, make_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_weights(location: str | Path, setting: str) -> SavedWeights:
         raise UserError(
             f"{setting} {folder}: not a checkpoint of a run ({first_line(error)})"
         ) from None
-    program = program_of(from_plain(TrainConfig, settings, f"{setting} {folder}"))
+    program = make_program(from_plain(TrainConfig, settings, f"{setting} {folder}"))
     abstract = program.abstract_state
     name = "ema" if "ema" in abstract else "params"
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
@@ -66,11 +66,11 @@ def read_weights(location: str | Path, setting: str) -> SavedWeights:
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), wanted
     )
-    partial = ocp.options.PyTreeOptions(
-        loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
-    )
+    # Nothing but what is wanted is read.
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
     try:
-        with ocp.Context(pytree_options=partial):
+        with context:
             state = ocp.load_checkpointables(folder, {"state": wanted})["state"]
     # Whatever a broken file makes a reader raise, the answer is the same.
     except Exception as error:

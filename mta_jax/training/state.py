@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mta_jax.data import tokenizer_for
+from mta_jax.data import Tokenizer, tokenizer_for
 from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig, Transformer
 from mta_jax.training.config import TrainConfig
@@ -75,22 +75,29 @@ def resolve_model(config: TrainConfig) -> ModelConfig:
     """The model config with the tokenizer's vocabulary where none is given.
 
     Raises:
-      ConfigError: where the vocabulary is smaller than the tokenizer's.
+      ConfigError: where the tokenizer is needed and cannot be opened.
     """
-    needed = tokenizer_for(config.data).vocab_size
-    given = config.model.vocab_size
-    if given is not None and given < needed:
-        raise ConfigError(f"model.vocab_size {given}: the tokenizer has {needed} tokens")
-    return dataclasses.replace(config.model, vocab_size=given or needed)
+    if config.model.vocab_size is not None:
+        return config.model
+    return dataclasses.replace(config.model, vocab_size=tokenizer_for(config.data).vocab_size)
+
+
+def check_vocabulary(program: Program, tokenizer: Tokenizer) -> None:
+    """Makes sure that the model has all tokens of a tokenizer.
+
+    Raises:
+      ConfigError: where it has fewer.
+    """
+    given = program.config.model.vocab_size
+    if given is None or given < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size {given}: the tokenizer has {tokenizer.vocab_size:,} tokens"
+        )
 
 
 def make_program(config: TrainConfig) -> Program:
     """Builds the structure of a run without allocating any parameter."""
-    return program_of(dataclasses.replace(config, model=resolve_model(config)))
-
-
-def program_of(config: TrainConfig) -> Program:
-    """The same, of a config whose `model.vocab_size` is set."""
+    config = dataclasses.replace(config, model=resolve_model(config))
     model = nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0)))
     graphdef, _ = nnx.split(model)
     return Program(graphdef, make_optimizer(config.optimizer, config.num_steps), config)

@@ -5,6 +5,7 @@ import pytest
 from mta_jax.training.config import (
     CheckpointConfig,
     OptimizerConfig,
+    SafetyConfig,
     SampleConfig,
     TrainConfig,
     runs_of,
@@ -24,6 +25,9 @@ from tests.training.tiny import toy_config
         (OptimizerConfig, "clip_norm", 0.0),
         (CheckpointConfig, "every", 0),
         (CheckpointConfig, "keep", 0),
+        (OptimizerConfig, "ema_decay", 1.0),
+        (SafetyConfig, "spike_ratio", 1.0),
+        (SafetyConfig, "max_skips", 0),
         (SampleConfig, "every", 0),
         (SampleConfig, "num_tokens", 0),
         (SampleConfig, "temperature", -1.0),

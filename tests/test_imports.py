@@ -28,6 +28,7 @@ ALLOWED = {
         "layers",
         "models",
         "data",
+        "prepare",
         "training",
     },
 }

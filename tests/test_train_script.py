@@ -156,7 +156,10 @@ def test_a_dry_run_counts_and_allocates_nothing(tmp_path):
     ("arguments", "message"),
     [
         (["--model.num_layer", "2"], "unknown setting 'model.num_layer'"),
-        (["--model.vocab_size", "8", "--compare", "null"], "model.vocab_size 8: the tokenizer has 32 tokens"),
+        (
+            ["--model.vocab_size", "8", "--compare", "null"],
+            "vocab_size 8: the tokenizer has 32",
+        ),
         (["--model.num_heads", "1", "--compare", "[mta, diff]"], "num_heads 1"),
     ],
 )

@@ -2,14 +2,20 @@
 
 import sys
 
-from mta_jax.benchmark import attention, tpu, train_step
+from mta_jax.benchmark import attention, data_pipeline, tpu, train_step
 from mta_jax.errors import UserError
 
-BENCHMARKS = {"attention": attention.main, "step": train_step.main, "tpu": tpu.main}
+BENCHMARKS = {
+    "attention": attention.main,
+    "data": data_pipeline.main,
+    "step": train_step.main,
+    "tpu": tpu.main,
+}
 
 USAGE = f"""usage: python -m mta_jax.benchmark NAME [--setting value]
 
 attention  time and memory of the attention op on the device at hand
+data       tokens per second of the data pipeline alone
 step       time of a whole training step on the device at hand
 tpu        what the TPU compiler says about kernels; no TPU needed (extra `tpu`)
 

@@ -29,7 +29,7 @@ def run_command(
 
     Args:
       arguments: the command line after the name of the benchmark.
-      config_type: dataclass with the settings, `torch` and `json` among them.
+      config_type: dataclass with the settings, `json` among them, and maybe `torch`.
       name: of the benchmark.
       description: one line of its help.
       measure: takes the config to its rows, which are dataclasses.
@@ -46,7 +46,7 @@ def run_command(
         has_dry_run=False,
     )
     logging.getLogger("mta_jax").setLevel(logging.WARNING)
-    if config.torch:
+    if getattr(config, "torch", False):
         torch_attention.require()
     machine = describe_machine()
     rows = measure(config)

@@ -47,9 +47,7 @@ def test_a_moving_average_is_what_is_evaluated(tmp_path):
 
 
 def test_a_run_begins_with_the_weights_of_another(finished, tmp_path):
-    config = toy_config(
-        num_steps=2, evaluate_every=2, init_from=str(finished.folder), seed=1
-    )
+    config = toy_config(num_steps=2, evaluate_every=2, init_from=str(finished.folder), seed=1)
     started = train(config, tmp_path / "run", name="toy")
     from_scratch = train(
         dataclasses.replace(config, init_from=None), tmp_path / "scratch", name="toy"

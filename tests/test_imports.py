@@ -19,6 +19,7 @@ ALLOWED = {
     "viz": {"typing", "ops"},
     "data": {"errors"},
     "training": {"typing", "errors", "command_line", "models", "inference", "viz", "data"},
+    "prepare": {"errors", "command_line", "data"},
     "evaluate": {"errors", "command_line", "data", "training"},
     "benchmark": {
         "typing",

@@ -14,6 +14,8 @@ from mta_jax.data.sources.skips import Skips
 from mta_jax.errors import ConfigError, UserError
 
 MANIFEST = "prepared.json"
+# What `prepare` keeps in its folder until the manifest is there.
+UNFINISHED = ".preparing"
 FORMAT = "mta_jax tokens 1"
 
 
@@ -21,10 +23,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What `prepare` wrote about its shards; None where it did not write them.
 
     Raises:
-      UserError: where it cannot be read.
+      UserError: where it cannot be read, or they are not all there yet.
     """
     path = folder / MANIFEST
     if not path.is_file():
+        # Its tokens would be taken for text.
+        if (folder / UNFINISHED).is_dir():
+            raise UserError(
+                f"{folder}: prepare has not finished it; give the same command again, which "
+                "continues it"
+            )
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

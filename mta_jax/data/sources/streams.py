@@ -36,6 +36,7 @@ class LineStream:
         self._field = field
         self._skips = skips
         self.parts = [str(path) for path in paths]
+        self.rows = [None] * len(paths)
 
     def read(self, part: int, start: int) -> Iterator[Row]:
         """Rows of a file from line `start` on, counted from 0."""
@@ -76,8 +77,8 @@ class ParquetStream:
         self._paths = paths
         self._field = field
         self._skips = skips
-        self._num_rows = 0
         self._groups = []
+        num_rows: list[int | None] = []
         for path in paths:
             metadata = _parquet(path).metadata
             names = [metadata.schema.column(i).name for i in range(metadata.num_columns)]
@@ -85,9 +86,11 @@ class ParquetStream:
                 raise UserError(
                     f"{setting}: {path} has no column {field!r}; it has {', '.join(names)}"
                 )
-            self._groups += [(path, group) for group in range(metadata.num_row_groups)]
-            self._num_rows += metadata.num_rows
+            groups = range(metadata.num_row_groups)
+            self._groups += [(path, group) for group in groups]
+            num_rows += [metadata.row_group(group).num_rows for group in groups]
         self.parts = [f"{path} (row group {group})" for path, group in self._groups]
+        self.rows = num_rows
 
     def read(self, part: int, start: int) -> Iterator[Row]:
         """Rows of a row group from `start` on."""
@@ -106,7 +109,7 @@ class ParquetStream:
 
     def summary(self) -> Mapping[str, Any]:
         """Of names and sizes."""
-        return summarize(sizes_of(self._paths), documents=self._num_rows)
+        return summarize(sizes_of(self._paths), documents=sum(rows or 0 for rows in self.rows))
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,6 +132,7 @@ class ConcatenatedStreams:
         self._streams = streams
         self._parts = [(stream, part) for stream in streams for part in range(len(stream.parts))]
         self.parts = [name for stream in streams for name in stream.parts]
+        self.rows = [rows for stream in streams for rows in stream.rows]
 
     def read(self, part: int, start: int) -> Iterator[Row]:
         """Rows of a part from `start` on."""

@@ -1,0 +1,1 @@
+"""`python -m mta_jax.prepare`: text in, shards of tokens out, which training reads."""

@@ -35,14 +35,17 @@ def prepare(config: PrepareConfig) -> None:
     """
     output = Path(config.output).expanduser()
     manifest = folders.finished(output)
-    is_learned_first = manifest is None and config.train_tokenizer.vocab_size is not None
-    tokenizer = None if is_learned_first else vocabulary.load(config)
+    is_learned = config.train_tokenizer.vocab_size is not None
+    tokenizer = None if is_learned else vocabulary.load(config)
     inputs.check(config.locations, output)
     tally = Tally(config.max_skipped, expected=None)
     source = inputs.opened(config.locations, config.field, tally)
     identity = _identity(config, source, tokenizer)
     if manifest is not None:
         folders.check_identity(output, manifest, identity)
+        if is_learned:
+            identity["tokenizer"] = _described(config, vocabulary.load(config))
+            folders.check_identity(output, manifest, identity)
         folders.tidy_up(output)
         print(f"{output} is complete; nothing is left to do")
         report.show(config, manifest)

@@ -1,11 +1,12 @@
 """What was prepared, and how training is told of it."""
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -64,19 +65,10 @@ def show(config: PrepareConfig, manifest: Mapping[str, Any], effort: Effort | No
 def training_lines(config: PrepareConfig) -> str:
     """YAML that makes training read the shards."""
     folder = Path(config.output).expanduser()
-    text = {"tokenizer": location_of(config)}
-    text |= {
-        name: value
-        for name, value in (("bos_token", config.bos_token), ("eos_token", config.eos_token))
-        if value is not None
-    }
-    lines = ["data:", "  source: text", "  text:"]
-    lines += [f"    {name}: {_scalar(value)}" for name, value in text.items()]
-    lines += ["    domains:", f"      {_scalar(folder.resolve().name)}:"]
-    return "\n".join([*lines, f"        train: {_scalar(str(folder))}"])
-
-
-def _scalar(text: str) -> str:
-    """As YAML; in quotes unless it is plain for certain."""
-    is_plain = text.replace("/", "").replace("_", "").replace(".", "").isalnum()
-    return text if is_plain and text[0] not in "0123456789" else json.dumps(text)
+    text: dict[str, Any] = {"tokenizer": location_of(config)}
+    for name in ("bos_token", "eos_token"):
+        if (value := getattr(config, name)) is not None:
+            text[name] = value
+    text["domains"] = {folder.resolve().name: {"train": str(folder)}}
+    content = {"data": {"source": "text", "text": text}}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf).rstrip()

@@ -89,6 +89,8 @@ class Worker:
             return pieces
         rows = rows_of(self._source, unit, start)
         while not pieces or pieces[-1].following is not None:
+            # Whoever waits for the end of small pieces need not wait for another.
+            self._report(0, 0, 0)
             pieces.append(self._piece(unit, len(done) + len(pieces), rows))
         return pieces
 
@@ -115,7 +117,6 @@ class Worker:
             file = shard.finish()
         finally:
             shard.discard()
-        counts.report()
         if num_rows < job.shard_documents or following == (unit.end, 0):
             following = None
         piece = Piece(
@@ -131,6 +132,7 @@ class Worker:
             **file,
         )
         write_piece(job.output, piece)
+        counts.report()
         return piece
 
     def _tokens(self, document: Document) -> tuple[np.ndarray, int]:

@@ -17,7 +17,9 @@ from mta_jax.data.sources import Document
 from mta_jax.data.sources import open as open_module
 from mta_jax.data.tokenizers import load_tokenizer
 from mta_jax.errors import ConfigError, UserError
+from mta_jax.prepare import worker
 from mta_jax.prepare.__main__ import main
+from mta_jax.prepare.folder import begun
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -151,10 +153,10 @@ def test_hugging_face(inputs, tmp_path):
     assert [bytes(tokens.tolist()).decode() for tokens in documents_of(tmp_path / "out")] == TEXTS
 
 
-@pytest.mark.parametrize("name", ["lines.jsonl", "lines.jsonl.gz", "rows.parquet"])
-def test_any_number_of_workers_gives_the_same_bytes(inputs, tmp_path, name):
+def test_any_number_of_workers_gives_the_same_bytes(inputs, tmp_path):
     for workers in (1, 2):
-        assert prepare(input=inputs / name, output=tmp_path / str(workers), workers=workers) == 0
+        assert prepare(input=inputs, output=tmp_path / str(workers), workers=workers) == 0
+    assert manifest_of(tmp_path / "1")["totals"]["documents"] == 900
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -173,7 +175,7 @@ class Process:
     def __init__(self, folder, **settings):
         path = folder / "many.jsonl"
         if not path.exists():
-            path.write_text(LINES * 20)
+            path.write_text(LINES * 6)
         self.output = folder / "killed"
         self.settings = {"input": path, "shard_documents": 30} | settings
         command = [sys.executable, "-W", "error::UserWarning", "-m", "mta_jax.prepare"]
@@ -225,7 +227,7 @@ def test_killed_it_continues_to_the_same_bytes(tmp_path, capsys):
     (worker, *_) = children(killed.process.pid)
     killed.process.kill()
     killed.process.communicate(timeout=60)
-    assert killed.num_done() < 200
+    assert killed.num_done() < 60
     deadline = time.monotonic() + 20
     while Path(f"/proc/{worker}").exists():
         assert time.monotonic() < deadline, "a worker outlives the command"
@@ -259,16 +261,14 @@ def test_a_stream_continues_within_a_part(inputs, tmp_path):
     settings = {"input": inputs / "lines.jsonl.gz"}
     assert prepare(**settings, output=tmp_path / "whole") == 0
     output = tmp_path / "out"
-    from mta_jax.prepare import worker
-
+    written, write_piece = [], worker.write_piece
     with pytest.MonkeyPatch.context() as patch:
-        written = []
 
         def write_three(folder, piece):
             if len(written) == 3:
                 raise KeyboardInterrupt
             written.append(piece)
-            worker.folder.write_piece(folder, piece)
+            write_piece(folder, piece)
 
         patch.setattr(worker, "write_piece", write_three)
         assert prepare(**settings, output=output) == 130
@@ -358,7 +358,7 @@ def test_another_tokenizer_is_refused(inputs, tmp_path, capsys):
     tokenizer = tmp_path / "learned" / "tokenizer.json"
     capsys.readouterr()
     assert prepare(**settings, tokenizer=tokenizer) == 2
-    assert "tokenizer is byte there and tokenizer.json (300 tokens)" in capsys.readouterr().err
+    assert "tokenizer is byte there and tokenizer.json (" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="its tokens were made with the tokenizer 'byte'"):
         load_data(config_for(tmp_path / "out", tokenizer), seed=0, held_out_rows=4)
 
@@ -372,10 +372,9 @@ def bad_lines(folder, *, good, bad):
     return folder
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_unreadable_documents_are_counted(tmp_path, capsys, workers):
+def test_unreadable_documents_are_counted(tmp_path, capsys):
     folder = bad_lines(tmp_path / "in", good=1_000, bad=5)
-    assert prepare(input=folder, output=tmp_path / "out", workers=workers) == 0
+    assert prepare(input=folder, output=tmp_path / "out") == 0
     printed = capsys.readouterr().out
     for line in range(4, 9):
         assert f"{folder}/b.jsonl:{line}: no JSON (Expecting" in printed
@@ -407,10 +406,12 @@ def test_too_many_unreadable_documents_stop(tmp_path, capsys, compressed):
 def test_a_wrong_field_stops_early(tmp_path, capsys):
     with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(LINES * 10)
-    assert prepare(input=tmp_path / "a.jsonl.gz", output=tmp_path / "out", field="body") == 1
+    settings = {"input": tmp_path / "a.jsonl.gz", "output": tmp_path / "out", "field": "body"}
+    assert prepare(**settings, shard_documents=1_000) == 1
     error = capsys.readouterr().err
-    assert "input: 100 of 100 documents cannot be read" not in error or "no field 'body'" in error
-    assert "holds no document" in error or "cannot be read, more than" in error
+    assert "input: 100 of 100 documents cannot be read" in error
+    assert "such as" in error
+    assert "no field 'body' among 'text'" in error
 
 
 @pytest.mark.parametrize(
@@ -450,8 +451,6 @@ def test_what_was_prepared_is_no_input(inputs, tmp_path, capsys):
 
 
 def test_two_at_once_are_one_too_many(inputs, tmp_path, capsys):
-    from mta_jax.prepare.folder import begun
-
     with begun(tmp_path / "out"):
         assert prepare(input=inputs / "lines.jsonl", output=tmp_path / "out") == 1
     assert "another process is preparing there" in capsys.readouterr().err

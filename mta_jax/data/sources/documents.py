@@ -47,8 +47,9 @@ class DocumentStream(Protocol):
     def parts(self) -> Sequence[str]:
         """Names of the parts: files, or pieces of them."""
 
-    rows: Sequence[int | None]
-    """Numbers of their rows, where they are known without reading them."""
+    @property
+    def rows(self) -> Sequence[int | None]:
+        """Numbers of their rows, where they are known without reading them."""
 
     def read(self, part: int, start: int) -> Iterator[tuple[str, Document | None]]:
         """Rows of a part from row `start` on, with their names; None as above."""

@@ -5,7 +5,7 @@ wrong on a second restart (https://github.com/huggingface/datasets/issues/8308).
 """
 
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mta_jax.data.sources import text_of
@@ -52,8 +52,8 @@ class HuggingFaceStream:
             raise ConfigError(
                 f"{setting} {location}: no column {field!r}; it has {', '.join(columns)}"
             )
-        self.parts: Sequence[str] = [f"{location} (shard {shard})" for shard in range(count)]
-        self.rows: Sequence[int | None] = [None] * count
+        self.parts = [f"{location} (shard {shard})" for shard in range(count)]
+        self.rows = [None] * count
 
     def read(self, part: int, start: int) -> Iterator[tuple[str, Document | None]]:
         """Rows of a shard from `start` on."""

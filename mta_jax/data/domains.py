@@ -17,6 +17,7 @@ from mta_jax.data.sources import (
     IndexedDocuments,
     Skips,
     Subset,
+    common_folder,
     open_documents,
 )
 from mta_jax.data.streaming import StreamDataset
@@ -116,29 +117,39 @@ def _open_domain(
     if held_out is not None or not config.heldout_fraction:
         pass
     elif isinstance(train, IndexedDocuments):
-        train, held_out = split_off(train, name, config.heldout_fraction)
+        root = common_folder(domain.train_locations, f"{setting}.train")
+        train, held_out = split_off(train, name, config.heldout_fraction, root=root)
     else:
         # A stream has no number of documents to take a share of.
         held_out = train
-        is_held_out = functools.partial(_is_below, name, config.heldout_fraction)
+        root = common_folder(domain.train_locations, f"{setting}.train")
+        is_held_out = functools.partial(_is_below, name, config.heldout_fraction, root)
     return Domain(name, domain.weight, train, held_out, is_held_out, train_skips, held_out_skips)
 
 
-def _digest(domain: str, document: str) -> int:
+def _digest(domain: str, document: str, root: str) -> int:
+    # Where a folder lies does not decide what is held out of it: it may move.
+    document = document.removeprefix(root)
     return int.from_bytes(hashlib.sha256(f"{domain}/{document}".encode()).digest()[:8], "big")
 
 
-def _is_below(domain: str, fraction: float, document: str) -> bool:
-    return _digest(domain, document) < fraction * 2**64
+def _is_below(domain: str, fraction: float, root: str, document: str) -> bool:
+    return _digest(domain, document, root) < fraction * 2**64
 
 
 def split_off(
-    source: IndexedDocuments, domain: str, heldout_fraction: float
+    source: IndexedDocuments, domain: str, heldout_fraction: float, *, root: str = ""
 ) -> tuple[IndexedDocuments, IndexedDocuments]:
     """Splits documents into training and held-out ones, whole documents at a time.
 
     The held-out ones are those whose names have the smallest hashes, so the choice
     depends on nothing but the names.
+
+    Args:
+      source: the documents.
+      domain: name of their domain.
+      heldout_fraction: share to hold out; of few documents, one at least.
+      root: beginning of the names that does not count.
 
     Returns:
       The training and the held-out documents, each in the given order.
@@ -146,7 +157,8 @@ def split_off(
     Raises:
       ConfigError: where no document is left for training.
     """
-    digests = np.array([_digest(domain, source.name(i)) for i in range(len(source))], np.uint64)
+    names = map(source.name, range(len(source)))
+    digests = np.array([_digest(domain, name, root) for name in names], np.uint64)
     count = math.ceil(heldout_fraction * len(source))
     if count >= len(source):
         raise ConfigError(

@@ -243,6 +243,20 @@ def test_split_takes_whole_documents_by_their_names():
     assert set(names[1]) < {larger.name(i) for i in range(len(larger))}
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_is_held_out_does_not_change_when_a_folder_moves(tmp_path, compressed):
+    (tmp_path / "here").mkdir()
+    config = streams(tmp_path / "here", compressed)
+    data = load(config)
+    before = text_tokens(data.held_out["a"].batches)
+    (tmp_path / "here").rename(tmp_path / "there")
+    domains = {"a": DomainConfig(train=f"{tmp_path}/there/*")}
+    moved = dataclasses.replace(config.text, domains=domains)
+    after = load(dataclasses.replace(config, text=moved))
+    np.testing.assert_array_equal(text_tokens(after.held_out["a"].batches), before)
+    assert after.summary == data.summary
+
+
 def test_a_domain_of_one_document_needs_a_held_out_of_its_own(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     domains = {"a": DomainConfig(train=str(tmp_path))}

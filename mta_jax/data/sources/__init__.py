@@ -7,7 +7,7 @@ window). `open_documents` decides which from what a location names.
 
 from mta_jax.data.sources.documents import Document, DocumentStream, IndexedDocuments
 from mta_jax.data.sources.in_memory import InMemoryDocuments, Subset
-from mta_jax.data.sources.open import open_documents
+from mta_jax.data.sources.open import common_folder, open_documents
 from mta_jax.data.sources.skips import Skips
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "IndexedDocuments",
     "Skips",
     "Subset",
+    "common_folder",
     "open_documents",
 ]

@@ -1,6 +1,7 @@
 """From what a setting names to a source."""
 
 import collections
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,25 @@ from mta_jax.data.sources.streams import ConcatenatedStreams, LineStream, Parque
 from mta_jax.errors import ConfigError
 
 _PYTHON = {"python:code": standard_library.code, "python:docs": standard_library.docs}
+
+
+def common_folder(locations: Sequence[str], setting: str) -> str:
+    """The beginning that the names of all documents share, as far as their place decides it.
+
+    Args:
+      locations: as of `open_documents`.
+      setting: that names them, for messages.
+
+    Returns:
+      The folder that all files are in, with a separator behind it; "" where there is none.
+    """
+    files = [
+        file
+        for location in locations
+        if not location.startswith(("python:", PREFIX))
+        for file in find_files(location, setting)
+    ]
+    return os.path.join(os.path.commonpath([file.parent for file in files]), "") if files else ""
 
 
 def open_documents(

@@ -3,7 +3,7 @@
 import sys
 
 from mta_jax.benchmark import attention, data_pipeline, tpu, train_step
-from mta_jax.errors import UserError
+from mta_jax.command_line.subcommands import run_subcommand
 
 BENCHMARKS = {
     "attention": attention.main,
@@ -24,23 +24,9 @@ python -m mta_jax.benchmark NAME --help lists the settings. Names: {", ".join(BE
 
 def main(arguments: list[str]) -> int:
     """Runs the benchmark that the first argument names; returns the exit code."""
-    if arguments[:1] in (["--help"], ["-h"]):
-        print(USAGE)
-        return 0
-    if not arguments or arguments[0] not in BENCHMARKS:
-        given = f"{arguments[0]!r}: no such benchmark" if arguments else "which benchmark?"
-        print(
-            f"mta_jax.benchmark: error: {given}; there are {', '.join(BENCHMARKS)}", file=sys.stderr
-        )
-        return 2
-    try:
-        return BENCHMARKS[arguments[0]](arguments[1:])
-    except UserError as error:
-        print(f"mta_jax.benchmark: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("mta_jax.benchmark: stopped", file=sys.stderr)
-        return 130
+    return run_subcommand(
+        arguments, BENCHMARKS, prog="mta_jax.benchmark", word="benchmark", usage=USAGE
+    )
 
 
 if __name__ == "__main__":

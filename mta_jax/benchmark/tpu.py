@@ -23,8 +23,8 @@ from mta_jax.benchmark.tpu_cycles import Row, ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, YARDSTICK, Direction, Shapes
 from mta_jax.command_line import parse
 from mta_jax.errors import UserError
+from mta_jax.files import write_atomically
 from mta_jax.training.memory import spell_bytes
-from mta_jax.training.run_folder import write_atomically
 
 _PROG = "python -m mta_jax.benchmark tpu"
 

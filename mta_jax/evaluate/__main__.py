@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from mta_jax.errors import UserError
+from mta_jax.command_line.subcommands import run_subcommand
 from mta_jax.evaluate import perplexity
 
 TASKS = {"perplexity": perplexity.main}
@@ -20,21 +20,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     # Orbax reports what it reads; what fails is the line of the error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    if arguments[:1] in (["--help"], ["-h"]):
-        print(USAGE)
-        return 0
-    if not arguments or arguments[0] not in TASKS:
-        given = f"{arguments[0]!r}: no such task" if arguments else "which task?"
-        print(f"mta_jax.evaluate: error: {given}; there are {', '.join(TASKS)}", file=sys.stderr)
-        return 2
-    try:
-        return TASKS[arguments[0]](arguments[1:])
-    except UserError as error:
-        print(f"mta_jax.evaluate: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("mta_jax.evaluate: stopped", file=sys.stderr)
-        return 130
+    return run_subcommand(arguments, TASKS, prog="mta_jax.evaluate", word="task", usage=USAGE)
 
 
 if __name__ == "__main__":

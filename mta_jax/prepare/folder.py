@@ -11,13 +11,9 @@ from typing import Any
 
 from mta_jax.data.sources.array_records import FORMAT, MANIFEST, UNFINISHED, read_manifest
 from mta_jax.errors import ConfigError, UserError
-from mta_jax.prepare.shards import TEMPORARY, Piece
+from mta_jax.files import TEMPORARY, locked, write_atomically
+from mta_jax.prepare.shards import Piece
 from mta_jax.prepare.units import Unit
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _BEGUN = "begun.json"
 _LOCK = "lock"
@@ -53,20 +49,14 @@ def begun(folder: Path) -> Iterator[None]:
     """
     try:
         (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
-        file = (folder / UNFINISHED / _LOCK).open("w")
+        lock = folder / UNFINISHED / _LOCK
+        lock.touch()
     except OSError as error:
         raise UserError(f"output {folder}: cannot be written ({error.strerror})") from None
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"output {folder}: another process is preparing there; wait for it, or name "
-                    "another folder"
-                ) from None
-            except OSError:
-                pass  # some network file systems have no locks
+    complaint = (
+        f"output {folder}: another process is preparing there; wait for it, or name another folder"
+    )
+    with locked(lock, complaint):
         for path in (folder / UNFINISHED).glob(f"*{TEMPORARY}"):
             path.unlink(missing_ok=True)
         yield
@@ -204,9 +194,4 @@ def _write(path: Path, content: Any) -> None:
     """So that a reader sees all of it or nothing."""
     unfinished = path.parent / UNFINISHED if path.name == MANIFEST else path.parent
     temporary = unfinished / f"{path.name}.{os.getpid()}{TEMPORARY}"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, json.dumps(content, indent=2) + "\n", temporary=temporary)

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,7 @@ def _all_pieces(
             report=progress.add,
         )
         skipped.check(expected=None)
-    effort = report.Effort(time.monotonic() - progress.begun, progress.bytes)
+    effort = report.Effort(progress.seconds, progress.bytes)
     return sorted(pieces, key=lambda piece: (piece.unit, piece.number)), effort
 
 

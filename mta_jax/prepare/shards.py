@@ -11,9 +11,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from mta_jax.data.sources.array_records import UNFINISHED
 from mta_jax.errors import UserError
+from mta_jax.files import TEMPORARY
 from mta_jax.prepare.units import Position
 
-TEMPORARY = ".tmp"
 # Any record is read at once, without others around it.
 _OPTIONS = "group_size:1"
 

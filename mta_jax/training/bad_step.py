@@ -12,7 +12,7 @@ import numpy as np
 
 from mta_jax.data import Batch
 from mta_jax.errors import UserError
-from mta_jax.training.run_folder import write_atomically
+from mta_jax.files import write_atomically
 from mta_jax.training.state import State
 
 FOLDER = "bad_step"

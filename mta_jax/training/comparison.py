@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mta_jax.files import write_atomically
 from mta_jax.training import run_folder
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.loop import Result, train
@@ -41,7 +42,7 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
             kind: json.loads((result.folder / "results.json").read_text())
             for kind, result in results.items()
         }
-        run_folder.write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
+        write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
 
     pictures = save_pictures(results, folder / "pictures")
     console = Console(highlight=False)

@@ -11,9 +11,11 @@ import grain
 import jax
 import numpy as np
 
+from mta_jax.command_line.live_line import LiveLine
 from mta_jax.command_line.plain import plain
 from mta_jax.data import Data, load_data
 from mta_jax.errors import ConfigError, UserError
+from mta_jax.files import write_atomically
 from mta_jax.inference.generate import generate
 from mta_jax.training import bad_step, run_folder
 from mta_jax.training.changed_data import change_of_data
@@ -21,7 +23,6 @@ from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.diagnostics import make_gate_openness, make_kernel_distances
 from mta_jax.training.evaluate import figures_of, total
-from mta_jax.training.progress import ProgressLine
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
 from mta_jax.training.saved_weights import check_same_structure, read_weights
 from mta_jax.training.speed import Speed
@@ -111,7 +112,7 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
                     sizes=record_sizes,
                     trackers=open_trackers(config.track, folder, plain(config)),
                 ) as records,
-                ProgressLine(name, config.num_steps, start=step) as progress,
+                LiveLine(name, config.num_steps, done=step) as progress,
             ):
                 run = _Run(program, data, folder, checkpoints, records, progress)
                 state = run.steps(step, state, position)
@@ -139,7 +140,7 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
         "seconds": result.seconds,
         "held_out": result.held_out,
     }
-    run_folder.write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
+    write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
     return result
 
 
@@ -169,7 +170,7 @@ class _Run:
         folder: Path,
         checkpoints: Checkpoints,
         records: Records,
-        progress: ProgressLine,
+        progress: LiveLine,
     ):
         self._program = program
         self._config = program.config
@@ -210,7 +211,8 @@ class _Run:
             if config.sample.every and (step % config.sample.every == 0 or last):
                 self._sample(step, state)
             if step % config.log_every == 0 or last:
-                self._progress.update(step, self._shown)
+                values = (f"{name} {value:.4g}" for name, value in self._shown.items())
+                self._progress.update(step, "  ".join(values))
             if step % config.checkpoint.every == 0 or last:
                 self._save(step, state, position)
             # What follows the steps is not training time.

@@ -15,38 +15,21 @@ results.json      the final figures
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mta_jax import files
 from mta_jax.command_line.plain import plain, to_yaml
-from mta_jax.errors import ConfigError, UserError
+from mta_jax.errors import ConfigError
 from mta_jax.training.config import TrainConfig
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 CONFIG_FILE = "config.yaml"
 
-_TEMPORARY = ".tmp"
-
 # Where a run lies, what it does about bad steps, and who is told, make no other run of it.
 _MAY_DIFFER = ("run_dir", "safety", "track")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a restart, sees all of it or nothing."""
-    temporary = path.with_name(path.name + _TEMPORARY)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def open_run_folder(folder: Path, config: TrainConfig) -> bool:
@@ -62,7 +45,7 @@ def open_run_folder(folder: Path, config: TrainConfig) -> bool:
         return True
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / CONFIG_FILE, to_yaml(config))
+        files.write_atomically(folder / CONFIG_FILE, to_yaml(config))
     except OSError as error:
         raise ConfigError(f"run_dir {folder}: cannot be written ({error})") from None
     return False
@@ -78,7 +61,7 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run_dir {folder}: is a file; choose a new or empty folder")
     # A process killed in its first moment leaves an unfinished config behind.
-    unfinished = CONFIG_FILE + _TEMPORARY
+    unfinished = CONFIG_FILE + files.TEMPORARY
     if not folder.exists() or all(entry.name == unfinished for entry in folder.iterdir()):
         return False
     if not path.is_file():
@@ -108,17 +91,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       UserError: where one does already.
     """
-    with (folder / "lock").open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"run_dir {folder}: another process is training there; wait for it, or choose "
-                    "another run_dir"
-                ) from None
-            except OSError:
-                pass  # some network file systems have no locks
+    complaint = (
+        f"run_dir {folder}: another process is training there; wait for it, or choose another "
+        "run_dir"
+    )
+    with files.locked(folder / "lock", complaint):
         yield
 
 

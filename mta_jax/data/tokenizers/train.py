@@ -1,11 +1,11 @@
 """A tokenizer from one's own text."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from mta_jax.data.tokenizers.checks import well_formed
 from mta_jax.data.tokenizers.library import library
+from mta_jax.files import write_atomically
 
 _ENDS = ["<|bos|>", "<|eos|>"]
 _SMALLEST = 256 + len(_ENDS)
@@ -43,17 +43,5 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
         show_progress=False,
     )
     model.train_from_iterator(map(well_formed, texts), trainer)
-    _write(path, model.to_str(pretty=True))
-
-
-def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, model.to_str(pretty=True))

@@ -1,0 +1,40 @@
+"""Programs that are several commands: `python -m PROGRAM COMMAND --setting value`."""
+
+import sys
+from collections.abc import Callable, Mapping
+
+from mta_jax.errors import UserError
+
+
+def run_subcommand(
+    arguments: list[str],
+    commands: Mapping[str, Callable[[list[str]], int]],
+    *,
+    prog: str,
+    word: str,
+    usage: str,
+) -> int:
+    """Runs the command that the first argument names; returns the exit code.
+
+    Args:
+      arguments: the command line.
+      commands: by name; each takes the rest of the command line.
+      prog: the program's name, for messages.
+      word: what a command is called there.
+      usage: text of `--help`.
+    """
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(usage)
+        return 0
+    if not arguments or arguments[0] not in commands:
+        given = f"{arguments[0]!r}: no such {word}" if arguments else f"which {word}?"
+        print(f"{prog}: error: {given}; there are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        return commands[arguments[0]](arguments[1:])
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        return 130

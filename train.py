@@ -49,7 +49,11 @@ def main(arguments: list[str]) -> int:
         print(f"train.py: error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"train.py: error: {error}; the same command continues the run", file=sys.stderr)
+        print(
+            f"train.py: error: {error}, with run_dir {config.run_dir}; when that is mended, the "
+            "same command continues the run",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped; the same command continues the run", file=sys.stderr)

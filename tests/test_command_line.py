@@ -155,7 +155,11 @@ def test_print_config_prints_a_config_file(capsys, tmp_path):
         (["--data.text.domains.wiki.weight=2"], "data.text.domains.wiki.train is missing"),
         (
             ["--data.text.domains.code.weight", "-1"],
-            "data.text.domains.code.weight -1.0: must be at least 0",
+            "data.text.domains.code.weight -1.0: must be at least 0, and finite",
+        ),
+        (
+            ["--data.text.domains", '{"a": {"tran": "x"}}'],
+            "unknown setting 'data.text.domains.*.tran'; did you mean 'data.text.domains.*.train'?",
         ),
         (["--data.text.domains.code.train"], "data.text.domains.code.train: expected a value"),
         (

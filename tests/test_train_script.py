@@ -79,6 +79,7 @@ def mixture(tmp_path):
         "data.text.sequence_length": 32,
         "data.text.shuffle_rows": 16,
         "data.text.shuffle_documents": 7,
+        "data.text.heldout_rows": 8,
         "accumulate": 2,
         "optimizer.ema_decay": 0.9,
     }
@@ -149,6 +150,7 @@ def test_a_dry_run_counts_and_allocates_nothing(tmp_path):
     for text in ("876,583,320", "876,567,552", "embedding", "key-query kernels", "GiB"):
         assert text in result.stdout
     assert "embed_dim: 1536" in result.stdout
+    assert "Data: all that is named is there" in result.stdout
     assert os.listdir(tmp_path) == []
 
 

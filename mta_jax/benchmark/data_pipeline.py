@@ -111,7 +111,8 @@ def _texts(config: DataBenchmarkConfig, folder: Path) -> dict[Source, TextConfig
     lines = folder / "text.jsonl"
     with lines.open("w", encoding="utf-8") as file:
         for document in standard_library.code():
-            file.write(json.dumps({"text": document.content}) + "\n")
+            if document.content:
+                file.write(json.dumps({"text": document.content}) + "\n")
     tokens = folder / "tokens"
     # What it has to say is of another command.
     with contextlib.redirect_stdout(io.StringIO()):

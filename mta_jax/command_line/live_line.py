@@ -24,7 +24,8 @@ class LiveLine:
     """
 
     def __init__(self, name: str, total: int, *, done: int = 0, unit: str = ""):
-        self._name, self._total, self._done_before = name, total, done
+        self._name, self._total = name, total
+        self._first: tuple[float, int] | None = None
         self._unit = f" {unit}" if unit else ""
         self._begun = self._last_plain = time.monotonic()
         self._console = Console(file=sys.stdout, highlight=False)
@@ -65,9 +66,11 @@ class LiveLine:
         if now - self._last_plain < _PLAIN_INTERVAL and done < self._total:
             return
         self._last_plain = now
+        # The time up to the first update is largely that of compiling.
+        self._first = self._first or (now, done)
         left = ""
-        if done > self._done_before:
-            rest = self.seconds / (done - self._done_before) * (self._total - done)
+        if done > self._first[1]:
+            rest = (now - self._first[0]) / (done - self._first[1]) * (self._total - done)
             left = f"  {rest:.0f} s left"
         self.message(f"{self._name:<14} {done}/{self._total}{self._unit}  {values}{left}")
 

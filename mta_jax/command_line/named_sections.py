@@ -6,8 +6,10 @@ stays.
 
 import dataclasses
 import json
+import math
+import types
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -38,7 +40,8 @@ def take_changes(arguments: Sequence[str], config_class: Any) -> tuple[list[str]
         argument = waiting.pop(0)
         flag, equals, value = argument.partition("=")
         section = next((s for s in sections if flag.startswith(f"--{s}.")), None)
-        if section is None:
+        # jsonargparse's own, which explains the fields.
+        if section is None or flag == f"--{section}.help":
             rest.append(argument)
             continue
         name, _, field = flag.removeprefix(f"--{section}.").partition(".")
@@ -48,12 +51,21 @@ def take_changes(arguments: Sequence[str], config_class: Any) -> tuple[list[str]
             if not waiting:
                 raise ValueError(f"{flag.removeprefix('--')}: expected a value")
             value = waiting.pop(0)
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            parsed = value
+        parsed = _parsed(value, get_type_hints(sections[section])[field])
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ValueError(f"{flag.removeprefix('--')} {parsed}: must be finite")
         changes.setdefault(section, {}).setdefault(name, {})[field] = parsed
     return rest, changes
+
+
+def _parsed(value: str, field_type: Any) -> Any:
+    """The value of a field: text as it is where that is meant, else as YAML has it."""
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    takes_text = str in (field_type, *get_args(field_type))
+    return value if takes_text and not isinstance(parsed, list | types.NoneType) else parsed
 
 
 def as_arguments(changes: Changes, values: Any, config_class: Any) -> list[str]:

@@ -73,8 +73,8 @@ def parse(
             parser.error(f"config {file}: {complaint}")
 
     # jsonargparse cannot print sections by name.
-    is_printed = "--print_config" in arguments
-    arguments = [argument for argument in arguments if argument != "--print_config"]
+    rest = [a for a in arguments if a.partition("=")[0] != "--print_config"]
+    is_printed, arguments = len(rest) < len(arguments), rest
     try:
         arguments, changes = take_changes(arguments, config_class)
         values = parser.parse_args(arguments)
@@ -107,8 +107,9 @@ def _not_finite(config: Any, prefix: str = "") -> str | None:
         value = getattr(config, field.name)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{prefix}{field.name} {value}"
-        if dataclasses.is_dataclass(value):
-            inner = _not_finite(value, f"{prefix}{field.name}.")
-            if inner:
+        named = value if isinstance(value, dict) else {}
+        sections = {f"{prefix}{field.name}.{name}.": item for name, item in named.items()}
+        for name, section in {f"{prefix}{field.name}.": value, **sections}.items():
+            if dataclasses.is_dataclass(section) and (inner := _not_finite(section, name)):
                 return inner
     return None

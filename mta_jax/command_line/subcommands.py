@@ -35,6 +35,9 @@ def run_subcommand(
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         return 130

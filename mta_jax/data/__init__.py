@@ -2,7 +2,15 @@
 
 from mta_jax.data.block_search import BlockSearchConfig
 from mta_jax.data.config import DataConfig
-from mta_jax.data.pipeline import Batch, Data, HeldOut, load_data, load_held_out, tokenizer_for
+from mta_jax.data.pipeline import (
+    Batch,
+    Data,
+    HeldOut,
+    check_data,
+    load_data,
+    load_held_out,
+    tokenizer_for,
+)
 from mta_jax.data.text_config import DomainConfig, TextConfig
 from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
 
@@ -17,6 +25,7 @@ __all__ = [
     "LetterTokenizer",
     "TextConfig",
     "Tokenizer",
+    "check_data",
     "load_data",
     "load_held_out",
     "tokenizer_for",

@@ -6,6 +6,8 @@ from typing import Literal
 from mta_jax.data.block_search import BlockSearchConfig
 from mta_jax.data.text_config import TextConfig
 
+_ROWS = 64
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -14,12 +16,12 @@ class DataConfig:
     source: Literal["block_search", "text"] = "block_search"
     """block_search: the paper's toy task. text: language modelling on text."""
 
-    batch_size: int = 64
-    """Rows of a training step, of all processes together."""
+    batch_size: int | None = None
+    """Rows of a training step, of all processes together; null: as batch_tokens says, or 64."""
 
     batch_tokens: int | None = None
     """Tokens of a training step, padding included, in place of batch_size; a multiple of the
-    row's length."""
+    row's length. null: as batch_size says."""
 
     block_search: BlockSearchConfig = dataclasses.field(default_factory=BlockSearchConfig)
     """The toy task, for source block_search."""
@@ -28,14 +30,14 @@ class DataConfig:
     """Text, for source text."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"data.batch_size {self.batch_size}: must be at least 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"data.batch_size {self.batch_size}: must be at least 1, or null")
         if self.batch_tokens is None:
             return
-        if self.batch_size != DataConfig.batch_size:
+        if self.batch_size is not None:
             raise ValueError(
-                f"data.batch_size {self.batch_size}: has no effect, since data.batch_tokens is "
-                f"{self.batch_tokens}; set that to null"
+                f"data.batch_size {self.batch_size} and data.batch_tokens {self.batch_tokens}: one "
+                "of them must be null"
             )
         if self.batch_tokens < 1 or self.batch_tokens % self.row_length:
             raise ValueError(
@@ -55,4 +57,4 @@ class DataConfig:
         """Rows of a training step."""
         if self.batch_tokens is not None:
             return self.batch_tokens // self.row_length
-        return self.batch_size
+        return _ROWS if self.batch_size is None else self.batch_size

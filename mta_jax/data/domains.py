@@ -18,6 +18,7 @@ from mta_jax.data.sources import (
     Skips,
     Subset,
     common_folder,
+    named_by,
     open_documents,
 )
 from mta_jax.data.streaming import StreamDataset
@@ -76,10 +77,36 @@ def open_domains(
       ConfigError: where a location names nothing, or nothing is left for training.
       UserError: where a file is damaged.
     """
+    if not only_held_out:
+        check_locations(config)
     return [
         _open_domain(name, domain, config, tokenizer, only_held_out)
         for name, domain in config.domains.items()
     ]
+
+
+def check_locations(config: TextConfig) -> None:
+    """Makes sure that all locations name something, and no text is trained on and held out.
+
+    Raises:
+      ConfigError: where they do not, or one is, or two domains would hold out parts of it.
+    """
+    trained: dict[str, str] = {}
+    for name, domain in config.domains.items():
+        if domain.weight == 0:
+            continue
+        setting = f"data.text.domains.{name}.train"
+        for text in named_by(domain.train_locations, setting):
+            if text in trained:
+                raise ConfigError(f"{setting}: {text} is training text of {trained[text]} too")
+            trained[text] = name
+    for name, domain in config.domains.items():
+        setting = f"data.text.domains.{name}.heldout"
+        for text in named_by(domain.heldout_locations or (), setting):
+            if text in trained:
+                raise ConfigError(
+                    f"{setting}: {text} is training text of {trained[text]}, which would learn it"
+                )
 
 
 def _open_domain(
@@ -119,6 +146,12 @@ def _open_domain(
     elif isinstance(train, IndexedDocuments):
         root = common_folder(domain.train_locations, f"{setting}.train")
         train, held_out = split_off(train, name, config.heldout_fraction, root=root)
+    elif config.heldout_rows is None:
+        raise ConfigError(
+            f"{setting}.heldout null: holding out a share of a stream reads all of it at each "
+            "evaluation; name a heldout, or set data.text.heldout_rows, or "
+            "data.text.heldout_fraction 0"
+        )
     else:
         # A stream has no number of documents to take a share of.
         held_out = train
@@ -130,7 +163,8 @@ def _open_domain(
 def _digest(domain: str, document: str, root: str) -> int:
     # Where a folder lies does not decide what is held out of it: it may move.
     document = document.removeprefix(root)
-    return int.from_bytes(hashlib.sha256(f"{domain}/{document}".encode()).digest()[:8], "big")
+    name = f"{domain}/{document}".encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
 
 
 def _is_below(domain: str, fraction: float, root: str, document: str) -> bool:
@@ -158,7 +192,7 @@ def split_off(
       ConfigError: where no document is left for training.
     """
     names = map(source.name, range(len(source)))
-    digests = np.array([_digest(domain, name, root) for name in names], np.uint64)
+    digests = np.fromiter((_digest(domain, n, root) for n in names), np.uint64, len(source))
     count = math.ceil(heldout_fraction * len(source))
     if count >= len(source):
         raise ConfigError(

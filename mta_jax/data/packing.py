@@ -4,7 +4,7 @@ A document becomes ``BOS text EOS``, and its elements are pairs of a token and t
 that follows it. Packing moves pairs, so no pair crosses a border of documents.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -41,7 +41,9 @@ def pack(
     """
     pairs = documents.map(_pairs)
     if packing == "concat":
-        return grain.experimental.ConcatThenSplitIterDataset(pairs, length_struct={_PAIRS: length})
+        return _RestoredFromJson(
+            grain.experimental.ConcatThenSplitIterDataset(pairs, length_struct={_PAIRS: length})
+        )
     return grain.experimental.BestFitPackIterDataset(
         grain.experimental.FlatMapIterDataset(pairs, _CutTo(length)),
         length_struct={_PAIRS: length},
@@ -70,6 +72,35 @@ def unpack(rows: grain.IterDataset, *, separate_documents: bool) -> grain.IterDa
         return unpacked
 
     return rows.map(arrays)
+
+
+class _RestoredFromJson(grain.IterDataset):
+    """Concatenation whose position may have been JSON.
+
+    Grain 0.2.18 compares tuples in its state, and checkpoints bring them back as lists: it
+    would take a whole document for the rest of one, and leave it out.
+    """
+
+    def __iter__(self) -> "_RestoredFromJsonIterator":
+        return _RestoredFromJsonIterator(self._parent.__iter__())
+
+    def __str__(self) -> str:
+        return "RestoredFromJson"
+
+
+class _RestoredFromJsonIterator(grain.DatasetIterator):
+    def __next__(self) -> Any:
+        return next(self._parent)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._parent.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        slices = {name: tuple(places) for name, places in state["remainder_slices"].items()}
+        self._parent.set_state({**state, "remainder_slices": slices})
+
+    def __str__(self) -> str:
+        return "RestoredFromJsonIterator"
 
 
 def _pairs(tokens: np.ndarray) -> dict[str, np.ndarray]:

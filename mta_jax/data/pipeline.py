@@ -25,6 +25,7 @@ from mta_jax.data.config import DataConfig
 from mta_jax.data.domains import (
     INLINE,
     Domain,
+    check_locations,
     held_out_documents,
     open_domains,
     training_rows,
@@ -37,7 +38,7 @@ from mta_jax.errors import ConfigError
 
 Batch = Mapping[str, np.ndarray]
 
-# Batches made ahead of the training step, on a thread of their own.
+# Batches made ahead of the training step, on a thread of their own, at least.
 _PREFETCH = 4
 
 
@@ -89,6 +90,17 @@ def tokenizer_for(config: DataConfig) -> Tokenizer:
         return load_tokenizer(text.tokenizer, bos_token=text.bos_token, eos_token=text.eos_token)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
+
+
+def check_data(config: DataConfig) -> None:
+    """Makes sure that what a config names is there, without reading it.
+
+    Raises:
+      ConfigError: where a tokenizer or a location names nothing.
+    """
+    tokenizer_for(config)
+    if config.source == "text":
+        check_locations(config.text)
 
 
 def load_data(
@@ -143,7 +155,8 @@ def _text(config: DataConfig, seed: int, held_out_rows: int, process: tuple[int,
     for domain in domains:
         summary |= domain.summary()
     return Data(
-        train=_batched(rows, config.rows // process[1]),
+        # A window of shuffled rows comes all at once, after a pause as long.
+        train=_batched(rows, config.rows // process[1], num_ahead=text.shuffle_rows),
         held_out=_held_out(text, domains, tokenizer, held_out_rows),
         tokenizer=tokenizer,
         summary=summary,
@@ -182,9 +195,11 @@ def _held_out(
     return held_out
 
 
-def _batched(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:
+def _batched(rows: grain.IterDataset, batch_size: int, *, num_ahead: int = 0) -> grain.IterDataset:
+    """Batches, made ahead on a thread of their own, `num_ahead` rows or more."""
     batches = rows.batch(batch_size, drop_remainder=True)
-    return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_PREFETCH)
+    num_batches = max(_PREFETCH, -(-num_ahead // batch_size))
+    return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=num_batches)
 
 
 def _padded(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:

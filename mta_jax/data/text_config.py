@@ -1,6 +1,7 @@
 """What text a language model reads, and how it becomes rows."""
 
 import dataclasses
+import math
 from typing import Literal
 
 
@@ -39,7 +40,7 @@ class DomainConfig:
 
 
 # Metrics are named by domains, and by these.
-_TAKEN = ("kernels", "gates")
+_TAKEN = ("kernels", "gates", "tokenizer")
 
 
 def _python_text() -> dict[str, DomainConfig]:
@@ -120,9 +121,10 @@ class TextConfig:
             raise ValueError("data.text.domains {}: name at least one domain")
         for name, domain in self.domains.items():
             where = f"data.text.domains.{name}"
-            if not name or "/" in name or name in _TAKEN:
+            if not name or set(name) & set("/(") or name in _TAKEN:
                 raise ValueError(
-                    f"{where}: a domain's name must have no '/' and be none of {', '.join(_TAKEN)}"
+                    f"{where}: a domain's name must have no '/' or '(' and be none of "
+                    f"{', '.join(_TAKEN)}"
                 )
             for field in ("train", "heldout"):
                 locations = getattr(domain, f"{field}_locations")
@@ -130,8 +132,8 @@ class TextConfig:
                     raise ValueError(
                         f"{where}.{field} {getattr(domain, field)!r}: name at least one location"
                     )
-            if domain.weight is not None and domain.weight < 0:
-                raise ValueError(f"{where}.weight {domain.weight}: must be at least 0")
+            if domain.weight is not None and not 0 <= domain.weight < math.inf:
+                raise ValueError(f"{where}.weight {domain.weight}: must be at least 0, and finite")
         weights = {name: domain.weight for name, domain in self.domains.items()}
         given = [weight for weight in weights.values() if weight is not None]
         if given and len(given) < len(weights):

@@ -37,7 +37,7 @@ class PerplexityConfig:
     """Tokens between the windows of the strided protocol; null: half of sequence_length."""
 
     rows: int | None = None
-    """Most rows of a domain in the paper's protocol, which took 1,024; null: all."""
+    """Most rows of a domain in the paper's protocol, which took 1,024; null: as in training."""
 
     sequence_length: int | None = None
     """Tokens per row; null: as in training."""
@@ -109,6 +109,8 @@ def main(arguments: list[str]) -> int:
         description="Perplexity of held-out text, by domain.",
         has_dry_run=False,
     )
+    if config.json:
+        _write(config.json, "")
     rows = evaluate_perplexity(config)
     Console().print(_table(config, rows))
     if config.json:
@@ -116,11 +118,15 @@ def main(arguments: list[str]) -> int:
             "config": dataclasses.asdict(config),
             "rows": [dataclasses.asdict(row) for row in rows],
         }
-        try:
-            Path(config.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"json {config.json}: cannot be written ({error.strerror})") from None
+        _write(config.json, json.dumps(content, indent=2) + "\n")
     return 0
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"json {path}: cannot be written ({error.strerror})") from None
 
 
 def evaluate_perplexity(config: PerplexityConfig) -> list[Row]:
@@ -170,7 +176,9 @@ def _held_out(
 ) -> tuple[dict[str, HeldOut], Tokenizer]:
     run: TrainConfig = saved.program.config
     text = run.data.text
-    changes: dict = {"heldout_rows": config.rows}
+    changes: dict = {}
+    if config.rows is not None:
+        changes["heldout_rows"] = config.rows
     if config.sequence_length is not None:
         changes["sequence_length"] = config.sequence_length
     if config.texts:
@@ -178,14 +186,17 @@ def _held_out(
             name: DomainConfig(train=locations, heldout=locations, field=config.field)
             for name, locations in config.texts.items()
         }
-    data = dataclasses.replace(
-        run.data,
-        text=dataclasses.replace(text, **changes),
-        batch_tokens=None,
-        batch_size=config.batch_size or run.held_out_rows,
-    )
+    try:
+        data = dataclasses.replace(
+            run.data,
+            text=dataclasses.replace(text, **changes),
+            batch_tokens=None,
+            batch_size=config.batch_size or run.held_out_rows,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     held_out, tokenizer = load_held_out(data)
-    if saved.tokenizer is not None and saved.tokenizer != tokenizer.fingerprint:
+    if saved.tokenizer != tokenizer.fingerprint:
         raise ConfigError(
             f"checkpoint {saved.folder}: its tokenizer was another one than data.text.tokenizer "
             f"{text.tokenizer} is now; restore that file"
@@ -229,7 +240,7 @@ def _table(config: PerplexityConfig, rows: list[Row]) -> Table:
     table = Table(title=f"Perplexity of held-out text ({config.protocol} protocol)")
     table.add_column("checkpoint", overflow="fold")
     for name in ("kind", "text"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("tokens", "loss", "perplexity", "bits per byte"):
         table.add_column(name, justify="right")
     shown = None

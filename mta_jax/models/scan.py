@@ -47,6 +47,8 @@ def stretches(kinds: Sequence[Hashable], start: int = 0) -> list[Stretch]:
     Returns:
       Every layer once, in order.
     """
+    # Comparing numbers is cheaper than comparing structures.
+    kinds = [kinds.index(kind) for kind in kinds]
     found = [
         Stretch(start + first, period, repeats)
         for period in range(1, len(kinds) // 2 + 1)

@@ -98,10 +98,11 @@ def check_share(
         return
     if expected is None and seen < _FEWEST:
         return
+    documents = max(seen, expected or 0)
     worst = max(skipped, key=lambda file: (skipped[file], file))
     example = next((r for r in reasons if file_of(r.split(": ")[0]) == worst), reasons[0])
     raise UserError(
-        f"input: {num_skipped:,} of {max(seen, expected or 0):,} documents cannot be read, more "
-        f"than max_skipped {max_share} allows; {worst} has {skipped[worst]:,} of them, such as "
-        f"{example}"
+        f"input: at least {num_skipped:,} of {documents:,} documents cannot be read, "
+        f"more than max_skipped {max_share} allows; {worst} has {skipped[worst]:,} of these, such "
+        f"as {example}"
     )

@@ -7,12 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mta_jax.data import tokenizer_for
 from mta_jax.files import write_atomically
 from mta_jax.training import run_folder
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.loop import Result, train
 from mta_jax.training.memory import check_memory
 from mta_jax.training.pictures import save_pictures
+from mta_jax.training.saved_weights import check_weights
 from mta_jax.training.state import make_program
 
 
@@ -30,7 +32,11 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
     runs = runs_of(config)
     # What one of the runs cannot be built from is known before the first trains.
     for run_config in runs.values():
-        check_memory(make_program(run_config))
+        program = make_program(run_config)
+        check_memory(program)
+        if config.init_from is not None:
+            tokenizer = tokenizer_for(config.data)
+            check_weights(config.init_from, program, tokenizer, "init_from")
     if config.compare is None:
         results = {name: train(config, folder, name=name) for name in runs}
     else:
@@ -67,7 +73,7 @@ def result_table(results: Mapping[str, Result]) -> Table:
     shown = [name for name in _COLUMNS if any(name in v for v in first.held_out.values())]
     several = len(first.held_out) > 1
     table = Table(title="Held-out results")
-    table.add_column("kind")
+    table.add_column("kind", no_wrap=True)
     for name in ("parameters", "steps", "seconds"):
         table.add_column(name, justify="right")
     if several:

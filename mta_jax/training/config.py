@@ -100,7 +100,8 @@ class SafetyConfig:
     leave the batch out, and count it."""
 
     spike_ratio: float | None = None
-    """A loss of more than this many times its recent mean is a bad step too; null: it is not."""
+    """A loss of more than this many times its recent mean is a bad step too, once there are 20
+    good ones; null: it is not."""
 
     max_skips: int = 10
     """Bad steps in a row after which skipping gives up and the run stops."""
@@ -242,12 +243,18 @@ class TrainConfig:
             raise ValueError(
                 f"accumulate {self.accumulate}: must divide data.batch_size {self.data.rows}"
             )
-        # A line is a mean over log_every steps, and a restart must not tear one in two.
-        if self.checkpoint.every % self.log_every:
-            raise ValueError(
-                f"checkpoint.every {self.checkpoint.every}: must be a multiple of log_every "
-                f"{self.log_every}"
-            )
+        # A line is a mean over log_every steps, and a restart must not tear one in two. What is
+        # evaluated and sampled is known to be good by then.
+        intervals = {
+            "checkpoint.every": self.checkpoint.every,
+            "evaluate_every": self.evaluate_every,
+            "sample.every": self.sample.every,
+        }
+        for name, every in intervals.items():
+            if every is not None and every % self.log_every:
+                raise ValueError(
+                    f"{name} {every}: must be a multiple of log_every {self.log_every}"
+                )
         if self.optimizer.warmup_steps > self.num_steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps}: must be at most num_steps "

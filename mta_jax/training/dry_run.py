@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mta_jax.command_line.plain import to_yaml
+from mta_jax.data import check_data
 from mta_jax.errors import ConfigError
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.memory import num_bytes, spell_bytes
@@ -65,6 +66,8 @@ def print_dry_run(config: TrainConfig) -> None:
         table.add_section()
         table.add_row("memory of parameters", spell_bytes(num_bytes(state["params"])))
         table.add_row("memory of optimiser", spell_bytes(num_bytes(state["opt_state"])))
+        if "ema" in state:
+            table.add_row("memory of moving average", spell_bytes(num_bytes(state["ema"])))
         console.print(table)
     folder = Path(config.run_dir).expanduser()
     try:
@@ -73,3 +76,9 @@ def print_dry_run(config: TrainConfig) -> None:
     except ConfigError as error:
         found = f"the run could not start: {error}"
     console.print(f"Run folder: {found}", markup=False, soft_wrap=True)
+    try:
+        check_data(config.data)
+        found = "all that is named is there"
+    except ConfigError as error:
+        found = f"the run could not start: {error}"
+    console.print(f"Data: {found}", markup=False, soft_wrap=True)

@@ -89,6 +89,8 @@ def total(
         totals.add(batch, scores, tokenizer.byte_lengths)
     if not totals.tokens:
         raise UserError(f"held-out set {name}: holds no token")
+    if not totals.text_bytes:
+        raise UserError(f"held-out set {name}: none of its tokens stands for any text")
     return totals
 
 

@@ -24,7 +24,7 @@ from mta_jax.training.config import TrainConfig
 from mta_jax.training.diagnostics import make_gate_openness, make_kernel_distances
 from mta_jax.training.evaluate import figures_of, total
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
-from mta_jax.training.saved_weights import check_same_structure, read_weights
+from mta_jax.training.saved_weights import check_weights, read_weights
 from mta_jax.training.speed import Speed
 from mta_jax.training.state import (
     SAMPLE_STREAM,
@@ -35,7 +35,7 @@ from mta_jax.training.state import (
     make_program,
 )
 from mta_jax.training.step import make_eval_step, make_train_step
-from mta_jax.training.trackers import open_trackers
+from mta_jax.training.trackers import check_trackers, open_trackers
 from mta_jax.typing import Array
 
 
@@ -80,6 +80,10 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
     program = make_program(config)
     data = load_data(config.data, seed=config.seed, held_out_rows=config.held_out_rows)
     check_vocabulary(program, data.tokenizer)
+    _check_held_out(data)
+    check_trackers(config.track)
+    if config.init_from is not None:
+        check_weights(config.init_from, program, data.tokenizer, "init_from")
     run_folder.open_run_folder(folder, config)
     with run_folder.locked(folder):
         return _train(config, program, data, folder, name)
@@ -102,18 +106,14 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
             record_sizes = restored.notes["record_sizes"]
             print(f"{name}: continuing from step {step} in {folder}")
         else:
-            step, state = 0, _initial_state(program, data, name)
+            step, state = 0, _initial_state(program, name)
             position, record_sizes = iter(data.train), None
         try:
             with (
-                Records(
-                    folder,
-                    after=step,
-                    sizes=record_sizes,
-                    trackers=open_trackers(config.track, folder, plain(config)),
-                ) as records,
+                Records(folder, after=step, sizes=record_sizes) as records,
                 LiveLine(name, config.num_steps, done=step) as progress,
             ):
+                records.follow(open_trackers(config.track, folder, plain(config)))
                 run = _Run(program, data, folder, checkpoints, records, progress)
                 state = run.steps(step, state, position)
         finally:
@@ -144,18 +144,27 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
     return result
 
 
-def _initial_state(program: Program, data: Data, name: str) -> State:
+def _check_held_out(data: Data) -> None:
+    """What an evaluation would fail on is known before the first step.
+
+    Raises:
+      ConfigError: where a held-out set is empty.
+    """
+    for name, held_out in data.held_out.items():
+        first = next(iter(held_out.batches), None)
+        if first is None or not first["targets_weights"].any():
+            raise ConfigError(
+                f"data.text.domains.{name}: its held-out text has no token; name a heldout, or "
+                "raise data.text.heldout_fraction"
+            )
+
+
+def _initial_state(program: Program, name: str) -> State:
     """Random weights, or those of another run."""
     location = program.config.init_from
     if location is None:
         return jax.jit(program.initial_state)()
     saved = read_weights(location, "init_from")
-    check_same_structure(saved, program, "init_from")
-    if saved.tokenizer != data.summary.get("tokenizer", {}).get("digest"):
-        raise ConfigError(
-            f"init_from {saved.folder}: was trained with another tokenizer than "
-            f"data.text.tokenizer {program.config.data.text.tokenizer}"
-        )
     print(f"{name}: beginning with the weights of {saved.folder}")
     return jax.jit(program.state_of)(saved.params)
 
@@ -190,7 +199,7 @@ class _Run:
         """Trains from `step` to the end."""
         config = self._config
         pending: list[Mapping[str, Array]] = []
-        logged_position = position.get_state()
+        logged_step, logged_position = step, position.get_state()
         self._speed.start()
         while step < config.num_steps:
             with self._speed.waiting_for_data():
@@ -203,9 +212,10 @@ class _Run:
                 fetched = jax.device_get(pending)
                 if stopped_at := int(fetched[-1]["stopped_at"]):
                     position.set_state(logged_position)
-                    self._stop(stopped_at, fetched[stopped_at - step - 1], state, position, step)
+                    num_good = stopped_at - 1 - logged_step
+                    self._stop(stopped_at, fetched[: num_good + 1], state, position)
                 self._log(step, fetched)
-                pending, logged_position = [], position.get_state()
+                pending, logged_step, logged_position = [], step, position.get_state()
             if step % config.evaluate_every == 0 or last:
                 self._evaluate(step, state)
             if config.sample.every and (step % config.sample.every == 0 or last):
@@ -222,7 +232,11 @@ class _Run:
         return state
 
     def _save(self, step: int, state: State, position: grain.DatasetIterator) -> None:
-        notes = {"record_sizes": self._records.sync(), "data": dict(self._data.summary)}
+        notes = {
+            "record_sizes": self._records.sync(),
+            "data": dict(self._data.summary),
+            "tokenizer": self._data.tokenizer.fingerprint,
+        }
         self._checkpoints.save(step, state, position, notes)
 
     def _log(self, step: int, fetched: list[Mapping[str, np.ndarray]]) -> None:
@@ -248,30 +262,30 @@ class _Run:
     def _stop(
         self,
         stopped_at: int,
-        metrics: Mapping[str, np.ndarray],
+        fetched: list[Mapping[str, np.ndarray]],
         state: State,
         position: grain.DatasetIterator,
-        step: int,
     ) -> None:
         """Ends the run at a bad step.
 
         Args:
           stopped_at: the step, from 1.
-          metrics: its metrics.
+          fetched: metrics of the steps since the last line, this one the last.
           state: the state at the end of the interval.
           position: the data iterator, at the start of the interval.
-          step: the last step of the interval.
         """
         config = self._config
-        first = (step - 1) // config.log_every * config.log_every
-        for _ in range(stopped_at - 1 - first):
+        *good, metrics = fetched
+        for _ in good:
             next(position)
+        if good:
+            self._log(stopped_at - 1, good)
         if stopped_at - 1 not in self._checkpoints.steps():
             before = bad_step.state_before(state, stopped_at)
             self._save(stopped_at - 1, before, position)
             self._checkpoints.wait()
         before_batch = position.get_state()
-        figures = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+        figures = {name: float(metrics[name]) for name in ("loss", "grad_norm", "update_norm")}
         bad_step.save_batch(self._folder, stopped_at, next(position), figures, before_batch)
         safety = jax.device_get(state["safety"])
         recent = float(safety["loss_sum"]) / max(float(safety["loss_weight"]), 1e-9)

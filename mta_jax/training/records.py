@@ -102,7 +102,6 @@ class Records:
       folder: the run folder.
       after: step that the run continues from.
       sizes: what `sync` returned at that step.
-      trackers: receive every row too.
 
     Raises:
       UserError: where a file does not hold what it held then; both stay as they are.
@@ -114,7 +113,6 @@ class Records:
         *,
         after: int = 0,
         sizes: Mapping[str, int] | None = None,
-        trackers: Sequence[Writer] = (),
     ):
         sizes = sizes or {METRICS_FILE: 0, TIMING_FILE: 0}
         for file, size in sizes.items():
@@ -122,7 +120,7 @@ class Records:
         self._metrics = JsonLines(folder / METRICS_FILE, size=sizes[METRICS_FILE])
         self._timing = JsonLines(folder / TIMING_FILE, size=sizes[TIMING_FILE])
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
-        self._trackers = trackers
+        self._trackers: Sequence[Writer] = ()
 
     def __enter__(self) -> "Records":
         return self
@@ -133,6 +131,10 @@ class Records:
         self._tensorboard.close()
         for tracker in self._trackers:
             tracker.close()
+
+    def follow(self, trackers: Sequence[Writer]) -> None:
+        """Hands every row to trackers too, from now on."""
+        self._trackers = trackers
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Records what the run computed: equal in every repetition of the run."""

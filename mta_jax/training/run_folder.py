@@ -113,4 +113,5 @@ def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:
         return None
     if there == asked:
         return None
+    there, asked = ("null" if value is None else value for value in (there, asked))
     return f"{path.lstrip('.')} is {there} there and {asked} here"

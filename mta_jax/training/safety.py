@@ -31,7 +31,13 @@ def initial_safety() -> Safety:
 
 
 def judge(
-    config: SafetyConfig, safety: Safety, step: Array, loss: Array, grad_norm: Array
+    config: SafetyConfig,
+    safety: Safety,
+    step: Array,
+    *,
+    loss: Array,
+    grad_norm: Array,
+    update_norm: Array,
 ) -> tuple[Array, Safety]:
     """Judges a step by its loss and gradient.
 
@@ -41,12 +47,13 @@ def judge(
       step: this step, from 1.
       loss: of its batch.
       grad_norm: of its gradient.
+      update_norm: of the change that it would make.
 
     Returns:
       Whether to take the step, and what to remember. After the step that ends a run no
       step is taken: the loop learns of it later, and the state is the one before.
     """
-    is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
     if config.spike_ratio is not None:
         mean = safety["loss_sum"] / jnp.maximum(safety["loss_weight"], 1e-9)
         is_known = safety["num_seen"] >= _FEWEST

@@ -8,7 +8,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from mta_jax.command_line.plain import from_plain
-from mta_jax.errors import UserError
+from mta_jax.data import Tokenizer
+from mta_jax.errors import ConfigError, UserError
 from mta_jax.training.checkpoint import bits_sum, first_line
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.state import Program, make_program
@@ -30,7 +31,7 @@ class SavedWeights:
     params: Any
     step: int
     folder: Path
-    tokenizer: str | None
+    tokenizer: str
 
 
 def read_weights(location: str | Path, setting: str) -> SavedWeights:
@@ -44,15 +45,7 @@ def read_weights(location: str | Path, setting: str) -> SavedWeights:
     Raises:
       UserError: where there is no checkpoint, or it cannot be read.
     """
-    folder = _checkpoint_folder(Path(location).expanduser(), setting)
-    try:
-        metadata = ocp.checkpointables_metadata(folder).custom_metadata
-        settings, notes = metadata["config"], metadata["notes"]
-    except Exception as error:
-        raise UserError(
-            f"{setting} {folder}: not a checkpoint of a run ({first_line(error)})"
-        ) from None
-    program = make_program(from_plain(TrainConfig, settings, f"{setting} {folder}"))
+    folder, program, tokenizer = _described(location, setting)
     abstract = program.abstract_state
     name = "ema" if "ema" in abstract else "params"
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
@@ -80,12 +73,12 @@ def read_weights(location: str | Path, setting: str) -> SavedWeights:
     found = [bits_sum(leaf) for leaf in jax.tree.leaves(params)]
     if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
         raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
-    tokenizer = notes.get("data", {}).get("tokenizer", {}).get("digest")
     return SavedWeights(program, params, int(folder.name), folder, tokenizer)
 
 
 def _checkpoint_folder(location: Path, setting: str) -> Path:
-    if location.name.isdecimal() and location.is_dir():
+    is_run = (location / "checkpoints").is_dir()
+    if location.name.isdecimal() and location.is_dir() and not is_run:
         return location.absolute()
     for folder in (location / "checkpoints", location):
         steps = [int(entry.name) for entry in _entries(folder) if entry.name.isdecimal()]
@@ -99,20 +92,46 @@ def _entries(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
 
 
-def check_same_structure(saved: SavedWeights, program: Program, setting: str) -> None:
-    """Makes sure that weights fit another run's model.
+def check_weights(location: str, program: Program, tokenizer: Tokenizer, setting: str) -> None:
+    """Makes sure that another run can begin with saved weights, without reading them.
+
+    Args:
+      location: as of `read_weights`.
+      program: the other run.
+      tokenizer: its tokenizer.
+      setting: that names the location, for messages.
 
     Raises:
-      UserError: where they do not; names the first that differs.
+      UserError: where there is no checkpoint, or its model or tokenizer is another one.
     """
-    there = _shapes(saved.program.abstract_state["params"])
+    folder, saved, fingerprint = _described(location, setting)
+    there = _shapes(saved.abstract_state["params"])
     here = _shapes(program.abstract_state["params"])
     for name in {**here, **there}:
         if there.get(name) != here.get(name):
-            raise UserError(
-                f"{setting} {saved.folder}: its model is another one: {name} is "
+            raise ConfigError(
+                f"{setting} {folder}: its model is another one: {name} is "
                 f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
             )
+    if fingerprint != tokenizer.fingerprint:
+        raise ConfigError(
+            f"{setting} {folder}: was trained with another tokenizer than that of this run, "
+            f"{tokenizer.name}"
+        )
+
+
+def _described(location: str | Path, setting: str) -> tuple[Path, Program, str]:
+    """The checkpoint's folder, its run, and the fingerprint of its tokenizer."""
+    folder = _checkpoint_folder(Path(location).expanduser(), setting)
+    try:
+        metadata = ocp.checkpointables_metadata(folder).custom_metadata
+        settings, tokenizer = metadata["config"], metadata["notes"]["tokenizer"]
+    except Exception as error:
+        raise UserError(
+            f"{setting} {folder}: not a checkpoint of a run ({first_line(error)})"
+        ) from None
+    program = make_program(from_plain(TrainConfig, settings, f"{setting} {folder}"))
+    return folder, program, tokenizer
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

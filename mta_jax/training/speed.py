@@ -21,8 +21,8 @@ class Speed:
     def __init__(self, config: TrainConfig):
         self._tokens = config.data.rows * config.data.row_length
         self._flops_per_token = flops_per_token(config.model, config.data.row_length).training
-        peak = peak_flops(jax.devices()[0].device_kind)
-        self._peak = None if peak is None else peak * jax.device_count()
+        # A run computes on the first device.
+        self._peak = peak_flops(jax.devices()[0].device_kind)
         self.start()
 
     def start(self) -> None:
@@ -41,10 +41,11 @@ class Speed:
         """Ends an interval, when its steps have been computed.
 
         Returns:
-          ``seconds`` in all, ``data_seconds`` of them waiting for batches, the rest
-          ``compute_seconds``; ``tokens_per_second``, padding included; model FLOPs of it,
-          ``flops_per_second`` (see `mta_jax.models.flops`), and ``mfu``, their share of the
-          devices' peak, where that is known.
+          ``seconds`` in all; ``data_seconds`` of them the host waited for a batch (the
+          device may have been at work meanwhile, on steps given to it before), and
+          ``compute_seconds``, the rest; ``tokens_per_second``, padding included; model FLOPs
+          of it, ``flops_per_second`` (see `mta_jax.models.flops`), and ``mfu``, their share of
+          the device's peak, where that is known.
         """
         seconds = time.perf_counter() - self._began
         tokens_per_second = num_steps * self._tokens / seconds

@@ -92,13 +92,21 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
                 changed["params"], state["ema"], 1.0 - (config.optimizer.ema_decay or 0.0)
             )
         step = state["step"] + 1
-        is_taken, safety = judge(config.safety, state["safety"], step, loss, grad_norm)
+        update_norm = optax.tree.norm(updates)
+        is_taken, safety = judge(
+            config.safety,
+            state["safety"],
+            step,
+            loss=loss,
+            grad_norm=grad_norm,
+            update_norm=update_norm,
+        )
         changed = choose(is_taken, changed, {name: state[name] for name in changed})
         return changed | {"step": step, "safety": safety}, {
             "loss": loss,
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),
-            "update_norm": optax.tree.norm(updates),
+            "update_norm": update_norm,
             # Skipped steps do not count in the optimiser's schedule.
             "learning_rate": schedule(state["step"] - state["safety"]["num_skipped"]),
             "is_taken": is_taken,

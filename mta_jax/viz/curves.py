@@ -14,6 +14,9 @@ STYLES = [
 ]
 
 
+_COLUMNS = 3
+
+
 def learning_curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
     figures: Mapping[str, tuple[str, str]],
@@ -25,8 +28,13 @@ def learning_curves(
       figures: title and axis label by the figure's name in the rows. A name that
         ends in "error" is a share, drawn in percent from 0 to 100.
     """
-    figure = Figure(figsize=(5.2 * len(figures), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(figures), squeeze=False)[0]
+    num_columns = min(len(figures), _COLUMNS)
+    num_rows = -(-len(figures) // num_columns)
+    figure = Figure(figsize=(5.2 * num_columns, 3.6 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for spare in axes[len(figures) :]:
+        spare.remove()
+    axes = axes[: len(figures)]
     for panel, (name, (title, label)) in zip(axes, figures.items(), strict=True):
         percent = 100 if name.endswith("error") else 1
         for index, (run, rows) in enumerate(runs.items()):

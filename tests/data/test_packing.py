@@ -1,5 +1,6 @@
 import collections
 import itertools
+import json
 
 import grain
 import numpy as np
@@ -112,6 +113,19 @@ def test_every_position_can_be_restored(packing):
     documents = grain.MapDataset.source(DOCUMENTS).to_iter_dataset()
     packed = unpack(pack(documents, LENGTH, packing, seed=1), separate_documents=True)
     grain.experimental.assert_equal_output_after_checkpoint(packed)
+    # In a checkpoint it becomes JSON, which has no tuples.
+    expected = list(packed)
+    for count in range(len(expected) + 1):
+        iterator = iter(packed)
+        for _ in range(count):
+            next(iterator)
+        restored = iter(packed)
+        restored.set_state(json.loads(json.dumps(iterator.get_state())))
+        rest = list(restored)
+        assert len(rest) == len(expected) - count
+        for got, want in zip(rest, expected[count:], strict=True):
+            for name, array in want.items():
+                np.testing.assert_array_equal(got[name], array)
 
 
 def test_a_document_is_framed_by_its_begin_and_end():

@@ -142,7 +142,8 @@ def test_restored_position_gives_the_same_next_batches_again_and_again(config):
     iterator = iter(data.train)
     for _ in range(3):
         next(iterator)
-    state = iterator.get_state()
+    # As it is in a checkpoint.
+    state = json.loads(json.dumps(iterator.get_state()))
     expected = list(itertools.islice(iterator, 4))
     iterator.set_state(state)
     assert equal(itertools.islice(iterator, 4), expected)
@@ -342,6 +343,7 @@ def streams(tmp_path, compressed):
         batch_size=6,
         domains={"a": DomainConfig(train=f"{tmp_path}/*")},
         heldout_fraction=0.25,
+        heldout_rows=100,
         shuffle_documents=5,
     )
 
@@ -378,16 +380,46 @@ def test_passes_over_a_stream_come_in_another_order(tmp_path):
     assert len(set(rows)) > 20
 
 
+def test_a_stream_needs_a_bound_on_what_is_held_out_of_it(tmp_path):
+    config = streams(tmp_path, compressed=True)
+    unbounded = dataclasses.replace(config.text, heldout_rows=None)
+    with pytest.raises(ConfigError, match=r"domains.a.heldout null: holding out a share of a str"):
+        load(dataclasses.replace(config, text=unbounded))
+    none = dataclasses.replace(unbounded, heldout_fraction=0.0)
+    assert load(dataclasses.replace(config, text=none)).held_out == {}
+
+
+def test_no_text_is_trained_on_and_held_out(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    domains = {"a": DomainConfig(train=str(tmp_path), heldout=str(tmp_path / "b.txt"))}
+    with pytest.raises(ConfigError, match=r"a.heldout: .*b.txt is training text of a, which"):
+        load(text(domains=domains))
+    domains = {
+        "a": DomainConfig(train=str(tmp_path / "a.txt")),
+        "all": DomainConfig(train=str(tmp_path)),
+    }
+    with pytest.raises(ConfigError, match=r"all.train: .*a.txt is training text of a too"):
+        load(text(domains=domains))
+    domains = {
+        "a": DomainConfig(train=str(tmp_path / "a.txt"), weight=1.0),
+        "b": DomainConfig(train=str(tmp_path), heldout=str(tmp_path / "b.txt"), weight=0.0),
+    }
+    assert set(load(text(domains=domains, heldout_fraction=0.0)).held_out) == {"b"}
+
+
 def test_streams_need_weights_where_there_are_several(tmp_path):
     config = streams(tmp_path, compressed=True)
     domains = config.text.domains | {"docs": DomainConfig(train="python:docs")}
     with pytest.raises(ConfigError, match=r"domains.a.weight null: a stream does not tell"):
-        load(text(domains=domains))
+        load(text(domains=domains, heldout_rows=5))
 
 
 def test_text_that_gives_nothing_ends_instead_of_going_round(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{\n" * 5))
-    config = text(domains={"a": DomainConfig(train=str(tmp_path))}, max_skipped=1.0)
+    config = text(
+        domains={"a": DomainConfig(train=str(tmp_path))}, max_skipped=1.0, heldout_fraction=0.0
+    )
     with pytest.raises(UserError, match=r"domain a: a whole pass over it gave no document"):
         first_batches(config, 1)
     lines(tmp_path / "b.jsonl", [""] * 5)

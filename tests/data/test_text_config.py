@@ -13,12 +13,17 @@ def domain(**fields):
     ("fields", "message"),
     [
         ({"domains": {}}, "domains {}: name at least one domain"),
-        ({"domains": {"a/b": domain()}}, "domains.a/b: a domain's name must have no '/'"),
-        ({"domains": {"gates": domain()}}, "domains.gates: a domain's name must have no '/' and"),
+        ({"domains": {"a/b": domain()}}, "domains.a/b: a domain's name must have no '/' or"),
+        (
+            {"domains": {"gates": domain()}},
+            "domains.gates: a domain's name must have no '/' or '('",
+        ),
         ({"domains": {"a": domain(train=[])}}, "domains.a.train []: name at least one location"),
         ({"domains": {"a": domain(train="")}}, "domains.a.train '': name at least one location"),
         ({"domains": {"a": domain(heldout=[])}}, "domains.a.heldout []: name at least one"),
         ({"domains": {"a": domain(weight=-1.0)}}, "domains.a.weight -1.0: must be at least 0"),
+        ({"domains": {"a": domain(weight=float("nan"))}}, "domains.a.weight nan: must be at"),
+        ({"domains": {"a": domain(weight=float("inf"))}}, "domains.a.weight inf: must be at"),
         ({"domains": {"a": domain(weight=0.0)}}, "domains: all weights are 0"),
         (
             {"domains": {"a": domain(weight=1.0), "b": domain()}},
@@ -45,5 +50,5 @@ def test_a_batch_can_be_given_in_tokens():
     assert DataConfig(source="text", text=text, batch_size=3).rows == 3
     with pytest.raises(ValueError, match=r"batch_tokens 1000: must be a multiple of .* 2048"):
         DataConfig(source="text", text=text, batch_tokens=1000)
-    with pytest.raises(ValueError, match=r"batch_size 3: has no effect, since data.batch_tokens"):
+    with pytest.raises(ValueError, match=r"batch_size 3 and data.batch_tokens 2048: one of them"):
         DataConfig(source="text", text=text, batch_size=3, batch_tokens=2048)

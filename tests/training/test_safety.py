@@ -21,7 +21,12 @@ def judged(config, losses, grad_norms=None):
     for step, loss in enumerate(losses, 1):
         norm = 1.0 if grad_norms is None else grad_norms[step - 1]
         is_taken, safety = judge(
-            config, safety, jnp.asarray(step), jnp.asarray(loss), jnp.asarray(norm)
+            config,
+            safety,
+            jnp.asarray(step),
+            loss=jnp.asarray(loss),
+            grad_norm=jnp.asarray(norm),
+            update_norm=jnp.asarray(1.0),
         )
         taken.append(bool(is_taken))
     return taken, {name: float(value) for name, value in safety.items()}
@@ -117,9 +122,11 @@ def test_a_bad_step_stops_the_run_with_its_state_and_batch_saved(tmp_path):
     position.close()
     np.testing.assert_array_equal(bad_inputs, batches[-1]["inputs"])
 
-    # Again, it is the same step; with other safety, the run goes on.
+    # Again, it is the same step and batch; with other safety, the run goes on.
     with pytest.raises(UserError, match="loss is nan at step 7"):
         train(CONFIG, tmp_path / "run", name="toy")
+    again = json.loads((tmp_path / "run" / "bad_step" / "report.json").read_text())
+    assert again == report
     result = train(skipping(CONFIG), tmp_path / "run", name="toy")
     assert [row["skipped_steps"] for row in result.rows if "loss" in row][-1] == 1
 

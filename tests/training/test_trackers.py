@@ -1,4 +1,3 @@
-import json
 import sys
 import types
 
@@ -23,9 +22,8 @@ def library(monkeypatch):
         calls.append(("init", options))
         return run
 
-    util = types.SimpleNamespace(generate_id=lambda: "an-id")
     for name in ("wandb", "trackio"):
-        module = types.SimpleNamespace(init=init, util=util)
+        module = types.SimpleNamespace(init=init)
         monkeypatch.setitem(sys.modules, name, module)
     return calls
 
@@ -48,14 +46,32 @@ def test_a_run_that_continues_keeps_its_id(tmp_path, library):
         track = TrackConfig(to=["wandb"])
         train(toy_config(num_steps=num_steps, track=track), tmp_path / "run", name="toy")
     ids = [call[1]["id"] for call in library if call[0] == "init"]
-    assert ids == ["an-id", "an-id"]
-    assert json.loads((tmp_path / "run" / "trackers.json").read_text()) == {"wandb": "an-id"}
+    assert ids[0] == ids[1] == (tmp_path / "run" / "tracker_id").read_text()
+
+
+def test_a_tracker_that_fails_costs_a_warning_and_no_run(tmp_path, library, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(sys.modules["wandb"].init(), "log", fail)
+    config = toy_config(num_steps=4, track=TrackConfig(to=["wandb"]))
+    assert train(config, tmp_path / "run", name="toy").rows
+    assert caplog.text.count("wandb: no route; metrics are missing there") == 1
+    monkeypatch.setattr(sys.modules["wandb"], "init", fail)
+    with pytest.raises(ConfigError, match=r"track.to wandb: cannot be opened \(no route\)"):
+        train(config, tmp_path / "another", name="toy")
+
+
+def test_runs_of_a_comparison_have_names_of_their_own(tmp_path, library):
+    config = toy_config(num_steps=2, track=TrackConfig(to=["trackio"]))
+    train(config, tmp_path / "run" / "mta", name="toy")
+    assert library[0][1]["name"] == "run/mta"
 
 
 def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = toy_config(num_steps=4, track=TrackConfig(to=["wandb"]))
-    with pytest.raises(ConfigError, match=r"track.to wandb: not installed; pip install wandb"):
+    with pytest.raises(ConfigError, match=r"track.to wandb: not installed .*; pip install wandb"):
         train(config, tmp_path / "run", name="toy")
     # Who is told makes no other run of it.
     assert train(toy_config(num_steps=4), tmp_path / "run", name="toy").rows

@@ -7,7 +7,7 @@ window). `open_documents` decides which from what a location names.
 
 from mta_jax.data.sources.documents import Document, DocumentStream, IndexedDocuments
 from mta_jax.data.sources.in_memory import InMemoryDocuments, Subset
-from mta_jax.data.sources.open import common_folder, open_documents
+from mta_jax.data.sources.open import common_folder, named_by, open_documents
 from mta_jax.data.sources.skips import Skips
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Skips",
     "Subset",
     "common_folder",
+    "named_by",
     "open_documents",
 ]

@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}, expected {FORMAT!r}")
-        manifest["tokenizer"]["fingerprint"], manifest["dtype"], manifest["shards"]
+        manifest["tokenizer"]["fingerprint"], np.dtype(manifest["dtype"]), manifest["shards"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not what prepare writes ({error}); prepare it again") from None
     return manifest
@@ -84,10 +84,12 @@ class ArrayRecords:
                 )
             self._dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
             _check_shards(folder, paths, manifest)
-        try:
-            self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
-        except Exception as error:
-            raise UserError(f"{folder}: not readable as ArrayRecord ({error})") from None
+        for path in paths:
+            try:
+                grain.sources.ArrayRecordDataSource([str(path)])
+            except Exception as error:
+                raise UserError(f"{field}: {path}: not readable as ArrayRecord ({error})") from None
+        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
 
     def __len__(self) -> int:
         return len(self._records)

@@ -71,7 +71,8 @@ def summarize(
     digest = hashlib.sha256()
     files, total = 0, 0
     for name, size in sizes:
-        digest.update(f"{name}\0{size}\0".encode())
+        # A file's name need not be UTF-8.
+        digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         files, total = files + 1, total + size
     for part in content:
         digest.update(len(part).to_bytes(8, "big") + part)

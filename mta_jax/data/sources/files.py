@@ -96,8 +96,12 @@ def import_library(name: str, needed_by: object) -> Any:
 
 
 @contextlib.contextmanager
-def damage_reported(path: Path) -> Iterator[None]:
+def damage_reported(path: Path, *others: type[Exception]) -> Iterator[None]:
     """Turns what a damaged file makes its reader raise into one line.
+
+    Args:
+      path: the file.
+      *others: what this reader raises besides.
 
     Raises:
       UserError: names the file.
@@ -106,5 +110,5 @@ def damage_reported(path: Path) -> Iterator[None]:
     zstd_errors = [library.ZstdError for library in libraries if library]
     try:
         yield
-    except (OSError, EOFError, zlib.error, *zstd_errors) as error:
+    except (OSError, EOFError, zlib.error, *zstd_errors, *others) as error:
         raise UserError(f"{path} cannot be read to its end: {error}") from None

@@ -4,6 +4,7 @@ The position is this module's own, a shard and a row: the library's saved states
 wrong on a second restart (https://github.com/huggingface/datasets/issues/8308).
 """
 
+import itertools
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from mta_jax.data.sources import text_of
 from mta_jax.data.sources.documents import Document, summarize
 from mta_jax.data.sources.files import import_library
 from mta_jax.data.sources.skips import Skips
-from mta_jax.errors import ConfigError
+from mta_jax.errors import ConfigError, UserError
 
 PREFIX = "hf:"
 
@@ -60,8 +61,17 @@ class HuggingFaceStream:
         shard = self._dataset.shard(num_shards=len(self.parts), index=part)
         if start:
             shard = shard.skip(start)
-        for number, row in enumerate(shard, start):
+        rows = iter(shard)
+        for number in itertools.count(start):
             name = f"{self._location}:{part}:{number}"
+            try:
+                row = next(rows, None)
+            # The network, a file of the data set: whatever it is, it is this line.
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"{name}: cannot be read ({reason})") from None
+            if row is None:
+                return
             yield name, text_of.from_row(name, row, self._field, self._skips)
 
     def summary(self) -> Mapping[str, Any]:

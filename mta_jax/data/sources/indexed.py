@@ -14,6 +14,7 @@ from mta_jax.data.sources.files import damage_reported, open_bytes
 from mta_jax.data.sources.skips import Skips
 
 _LINE_FEED = 10
+_WHITE = np.frombuffer(b" \t\r\n\f\v", np.uint8)
 _SCANNED_AT_ONCE = 1 << 26
 
 
@@ -100,11 +101,11 @@ def _lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
             offset += len(chunk)
     ends = np.concatenate([*feeds, np.array([offset], np.int64)])
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
-    short = np.flatnonzero(ends - starts <= 2)
-    if len(short):
-        content = _mapped(path) if offset else b""
-        for line in short:
-            if not bytes(content[starts[line] : ends[line]]).strip():
+    if offset:
+        content = _mapped(path)
+        first = np.frombuffer(content, np.uint8)[np.minimum(starts, offset - 1)]
+        for line in np.flatnonzero(np.isin(first, _WHITE)):
+            if not content[starts[line] : ends[line]].strip():
                 ends[line] = starts[line]
     return starts, ends
 

@@ -36,7 +36,7 @@ class LineStream:
         self._field = field
         self._skips = skips
         self.parts = [str(path) for path in paths]
-        self.rows = [None] * len(paths)
+        self.rows = [1 if format_of(path) == "txt" else None for path in paths]
 
     def read(self, part: int, start: int) -> Iterator[Row]:
         """Rows of a file from line `start` on, counted from 0."""
@@ -96,7 +96,7 @@ class ParquetStream:
         """Rows of a row group from `start` on."""
         path, group = self._groups[part]
         number = 0
-        with damage_reported(path):
+        with damage_reported(path, ValueError):
             batches = _parquet(path).iter_batches(
                 batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[self._field]
             )
@@ -104,7 +104,13 @@ class ParquetStream:
                 column = batch.column(0)
                 for index in range(max(start - number, 0), len(column)):
                     name = f"{path}:{group}:{number + index}"
-                    yield name, text_of.checked(name, column[index].as_py(), self._skips)
+                    try:
+                        text = column[index].as_py()
+                    except UnicodeDecodeError as error:
+                        self._skips.skip(name, f"no UTF-8 at byte {error.start}")
+                        yield name, None
+                    else:
+                        yield name, text_of.checked(name, text, self._skips)
                 number += len(column)
 
     def summary(self) -> Mapping[str, Any]:

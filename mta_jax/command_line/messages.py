@@ -13,7 +13,7 @@ def one_line(message: str, config_class: type) -> str:
     """Rewrites a message of jsonargparse as "field value: what would be right"."""
     message = message.strip()
     name = _unknown_name(message)
-    within = re.search(r"Parser key \"([\w.]+)\": Problem with given class_path", message)
+    within = re.search(r"Parser key \"([\w.]+)\":\s+Problem with given class_path", message)
     if name:
         return unknown_setting(f"{within[1]}.*.{name}" if within else name, config_class)
     key = re.search(r"(?:Parser key|Key) [\"']([\w.]+)[\"']", message)

@@ -409,7 +409,7 @@ def test_a_wrong_field_stops_early(tmp_path, capsys):
     settings = {"input": tmp_path / "a.jsonl.gz", "output": tmp_path / "out", "field": "body"}
     assert prepare(**settings, shard_documents=1_000) == 1
     error = capsys.readouterr().err
-    assert "input: 100 of 100 documents cannot be read" in error
+    assert "input: at least 100 of 100 documents cannot be read" in error
     assert "such as" in error
     assert "no field 'body' among 'text'" in error
 

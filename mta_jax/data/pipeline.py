@@ -38,8 +38,8 @@ from mta_jax.errors import ConfigError
 
 Batch = Mapping[str, np.ndarray]
 
-# Batches made ahead of the training step, on a thread of their own, at least.
-_PREFETCH = 4
+# Batches made ahead of the training step, on a thread of their own, at least, and rows at most.
+_PREFETCH, _MOST_ROWS = 4, 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +196,9 @@ def _held_out(
 
 
 def _batched(rows: grain.IterDataset, batch_size: int, *, num_ahead: int = 0) -> grain.IterDataset:
-    """Batches, made ahead on a thread of their own, `num_ahead` rows or more."""
+    """Batches, made ahead on a thread of their own, some `num_ahead` rows."""
     batches = rows.batch(batch_size, drop_remainder=True)
-    num_batches = max(_PREFETCH, -(-num_ahead // batch_size))
+    num_batches = max(_PREFETCH, min(num_ahead, _MOST_ROWS) // batch_size)
     return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=num_batches)
 
 

@@ -1,9 +1,11 @@
 """Files that a kill does not tear, and folders that one process works in at a time."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mta_jax.errors import UserError
 
@@ -33,6 +35,39 @@ def write_atomically(path: Path, text: str, *, temporary: Path | None = None) ->
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _figures_at(path: str) -> Iterator[Path]:
+    try:
+        yield Path(path).expanduser()
+    except OSError as error:
+        raise UserError(f"json {path}: cannot be written ({error.strerror})") from None
+
+
+def check_figures(path: str) -> None:
+    """Makes sure that figures can be written later; what is there stays.
+
+    Raises:
+      UserError: where they cannot.
+    """
+    with _figures_at(path) as file:
+        file.open("a").close()
+
+
+def write_figures(path: str, content: Any) -> None:
+    """Writes the figures that a command's `json` setting asks for.
+
+    Raises:
+      UserError: where they cannot be written.
+    """
+    text = json.dumps(content, indent=2) + "\n"
+    with _figures_at(path) as file:
+        # /dev/stdout and the like are not to be replaced by a file.
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            file.write_text(text, encoding="utf-8")
+        else:
+            write_atomically(file, text)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ ALLOWED = {
         "data",
     },
     "prepare": {"errors", "files", "command_line", "data"},
-    "evaluate": {"errors", "command_line", "data", "training"},
+    "evaluate": {"errors", "files", "command_line", "data", "training"},
     "benchmark": {
         "typing",
         "errors",

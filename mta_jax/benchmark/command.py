@@ -1,10 +1,8 @@
 """What the benchmarks that time something share: command line, table, file of figures."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +11,7 @@ from rich.table import Table
 from mta_jax.benchmark import torch_attention
 from mta_jax.benchmark.timing import describe_machine
 from mta_jax.command_line import parse
-from mta_jax.errors import UserError
+from mta_jax.files import write_figures
 
 
 def run_command(
@@ -52,7 +50,12 @@ def run_command(
     rows = measure(config)
     Console().print(table(config, rows, machine))
     if config.json:
-        _write_figures(config.json, config, machine, rows)
+        content = {
+            "machine": machine,
+            "config": dataclasses.asdict(config),
+            "measurements": [dataclasses.asdict(row) for row in rows],
+        }
+        write_figures(config.json, content)
     return 0
 
 
@@ -60,15 +63,3 @@ def implementations_of(config: Any) -> list[Any]:
     """Those to measure: the named ones, or the automatic choice and xla; torch last."""
     named = [None, "xla"] if config.implementations is None else list(config.implementations)
     return [*named, "torch"] if config.torch else named
-
-
-def _write_figures(path: str, config: Any, machine: dict[str, str], rows: Sequence[Any]) -> None:
-    content = {
-        "machine": machine,
-        "config": dataclasses.asdict(config),
-        "measurements": [dataclasses.asdict(row) for row in rows],
-    }
-    try:
-        Path(path).write_text(json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"json {path}: cannot be written ({error.strerror})") from None

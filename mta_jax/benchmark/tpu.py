@@ -8,7 +8,6 @@ is run.
 
 import dataclasses
 import importlib.metadata
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from mta_jax.benchmark.tpu_cycles import Row, ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, YARDSTICK, Direction, Shapes
 from mta_jax.command_line import parse
 from mta_jax.errors import UserError
-from mta_jax.files import write_atomically
+from mta_jax.files import write_figures
 from mta_jax.training.memory import spell_bytes
 
 _PROG = "python -m mta_jax.benchmark tpu"
@@ -222,10 +221,7 @@ def _write_json(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
         **_describe(config),
         "programs": [_figures(outcomes, outcome) for outcome in outcomes],
     }
-    try:
-        write_atomically(Path(config.json).expanduser(), json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"json {config.json}: {error.strerror}") from error
+    write_figures(config.json, content)
 
 
 def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:

@@ -82,18 +82,15 @@ def as_arguments(changes: Changes, values: Any, config_class: Any) -> list[str]:
     """
     arguments = []
     for section, names in changes.items():
-        items = {name: _fields(item) for name, item in values[section].items()}
+        required = required_fields(_sections(config_class)[section])
+        items = {name: dict(vars(item)) for name, item in values[section].items()}
         for name, fields in names.items():
             items[name] = items.get(name, {}) | fields
-            for field in required_fields(_sections(config_class)[section]):
+            for field in required:
                 if field not in items[name]:
                     raise ValueError(f"{section}.{name}.{field} is missing")
         arguments += [f"--{section}", json.dumps(items)]
     return arguments
-
-
-def _fields(item: Any) -> dict[str, Any]:
-    return dict(vars(item))
 
 
 def _sections(config_class: Any, prefix: str = "") -> dict[str, Any]:

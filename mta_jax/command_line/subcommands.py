@@ -30,14 +30,25 @@ def run_subcommand(
         given = f"{arguments[0]!r}: no such {word}" if arguments else f"which {word}?"
         print(f"{prog}: error: {given}; there are {', '.join(commands)}", file=sys.stderr)
         return 2
+    return exit_code_of(lambda: commands[arguments[0]](arguments[1:]), prog=prog)
+
+
+def exit_code_of(command: Callable[[], int], *, prog: str, hint: str = "") -> int:
+    """Runs a command; what a user can act on becomes a line on stderr and an exit code.
+
+    Args:
+      command: returns its exit code.
+      prog: the program's name, for messages.
+      hint: what else to say where it was interrupted, or a file failed it.
+    """
     try:
-        return commands[arguments[0]](arguments[1:])
+        return command()
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog}: stopped", file=sys.stderr)
+        print(f"{prog}: stopped{hint}", file=sys.stderr)
         return 130

@@ -131,33 +131,34 @@ def _open_domain(
             raise ConfigError(f"{setting}.{field} {', '.join(locations)}: holds no document")
         return source
 
-    def none(_: str) -> bool:
-        return False
+    def domain_of(
+        train: Source,
+        held_out: Source | None,
+        is_held_out: Callable[[str], bool] = lambda _: False,
+        weight: float | None = domain.weight,
+    ) -> Domain:
+        return Domain(name, weight, train, held_out, is_held_out, train_skips, held_out_skips)
 
     held_out: Source | None = None
-    is_held_out = none
     if domain.heldout_locations is not None:
         held_out = opened(domain.heldout_locations, "heldout", held_out_skips)
-    if held_out is not None and only_held_out:
-        return Domain(name, 0.0, held_out, held_out, lambda _: True, train_skips, held_out_skips)
+        if only_held_out:
+            return domain_of(held_out, held_out, lambda _: True, weight=0.0)
     train = opened(domain.train_locations, "train", train_skips)
     if held_out is not None or not config.heldout_fraction:
-        pass
-    elif isinstance(train, IndexedDocuments):
-        root = common_folder(domain.train_locations, f"{setting}.train")
-        train, held_out = split_off(train, name, config.heldout_fraction, root=root)
-    elif config.heldout_rows is None:
+        return domain_of(train, held_out)
+    root = common_folder(domain.train_locations, f"{setting}.train")
+    if isinstance(train, IndexedDocuments):
+        return domain_of(*split_off(train, name, config.heldout_fraction, root=root))
+    if config.heldout_rows is None:
         raise ConfigError(
             f"{setting}.heldout null: holding out a share of a stream reads all of it at each "
             "evaluation; name a heldout, or set data.text.heldout_rows, or "
             "data.text.heldout_fraction 0"
         )
-    else:
-        # A stream has no number of documents to take a share of.
-        held_out = train
-        root = common_folder(domain.train_locations, f"{setting}.train")
-        is_held_out = functools.partial(_is_below, name, config.heldout_fraction, root)
-    return Domain(name, domain.weight, train, held_out, is_held_out, train_skips, held_out_skips)
+    # A stream has no number of documents to take a share of.
+    is_held_out = functools.partial(_is_below, name, config.heldout_fraction, root)
+    return domain_of(train, train, is_held_out)
 
 
 def _digest(domain: str, document: str, root: str) -> int:

@@ -1,7 +1,6 @@
 """Perplexity by domain, of one or several trained models."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +12,9 @@ from rich.table import Table
 
 from mta_jax.command_line import parse
 from mta_jax.data import Batch, DomainConfig, HeldOut, Tokenizer, load_held_out
-from mta_jax.errors import ConfigError, UserError
+from mta_jax.errors import ConfigError
 from mta_jax.evaluate.windows import strided_batches
+from mta_jax.files import check_figures, write_figures
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import Totals, total
 from mta_jax.training.saved_weights import SavedWeights, read_weights
@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
         has_dry_run=False,
     )
     if config.json:
-        _write(config.json, "")
+        check_figures(config.json)
     rows = evaluate_perplexity(config)
     Console().print(_table(config, rows))
     if config.json:
@@ -118,15 +118,8 @@ def main(arguments: list[str]) -> int:
             "config": dataclasses.asdict(config),
             "rows": [dataclasses.asdict(row) for row in rows],
         }
-        _write(config.json, json.dumps(content, indent=2) + "\n")
+        write_figures(config.json, content)
     return 0
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"json {path}: cannot be written ({error.strerror})") from None
 
 
 def evaluate_perplexity(config: PerplexityConfig) -> list[Row]:

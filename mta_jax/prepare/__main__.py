@@ -10,7 +10,7 @@ if __name__ == "__main__":
 import sys
 
 from mta_jax.command_line import parse
-from mta_jax.errors import UserError
+from mta_jax.command_line.subcommands import exit_code_of
 from mta_jax.prepare.config import PrepareConfig
 from mta_jax.prepare.preparation import prepare
 
@@ -27,18 +27,12 @@ def main(arguments: list[str]) -> int:
         has_dry_run=False,
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+
+    def command() -> int:
         prepare(config)
-    except UserError as error:
-        print(f"{_PROG}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"{_PROG}: error: {error}; the same command continues", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{_PROG}: stopped; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return exit_code_of(command, prog=_PROG, hint="; the same command continues")
 
 
 if __name__ == "__main__":

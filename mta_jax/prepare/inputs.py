@@ -6,7 +6,7 @@ from pathlib import Path
 from mta_jax.data.sources import IndexedDocuments, Skips, open_documents
 from mta_jax.data.sources.array_records import read_manifest
 from mta_jax.data.sources.files import find_files, format_of
-from mta_jax.data.sources.hugging_face import PREFIX
+from mta_jax.data.sources.open import NO_FILES
 from mta_jax.errors import ConfigError
 from mta_jax.prepare.units import Source
 
@@ -40,7 +40,7 @@ def check(locations: Sequence[str], output: Path) -> None:
     """
     output = output.expanduser().resolve()
     for location in locations:
-        if location.startswith((PREFIX, "python:")):
+        if location.startswith(NO_FILES):
             continue
         folder = Path(location).expanduser()
         files = find_files(location, "input")

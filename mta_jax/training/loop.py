@@ -254,7 +254,8 @@ class _Run:
         self._records.metrics(step, row)
         timing = self._speed.stop(len(fetched))
         self._records.timing(step, timing)
-        self._shown |= {name: row[name] for name in ("loss",) if name in row}
+        if taken:
+            self._shown["loss"] = row["loss"]
         if row["skipped_steps"]:
             self._shown["skipped"] = row["skipped_steps"]
         self._shown["steps/s"] = len(fetched) / timing["seconds"]

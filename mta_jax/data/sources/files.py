@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import gzip
-import importlib
 import io
 import sys
 import zlib
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mta_jax.data.optional import optional_library
 from mta_jax.errors import ConfigError, UserError
 
 Format = Literal["txt", "jsonl", "parquet", "array_record"]
@@ -88,11 +88,9 @@ def import_library(name: str, needed_by: object) -> Any:
       ConfigError: where it is not installed.
     """
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"{needed_by}: needs the library {name}: pip install 'mta-jax[data]'"
-        ) from None
+        return optional_library(name, needed_by=str(needed_by))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 @contextlib.contextmanager

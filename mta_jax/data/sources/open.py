@@ -16,7 +16,7 @@ from mta_jax.data.sources.skips import Skips
 from mta_jax.data.sources.streams import ConcatenatedStreams, LineStream, ParquetStream
 from mta_jax.errors import ConfigError
 
-_NO_FILES = ("python:", PREFIX)
+NO_FILES = ("python:", PREFIX)
 _PYTHON = {"python:code": standard_library.code, "python:docs": standard_library.docs}
 
 
@@ -29,7 +29,7 @@ def named_by(locations: Sequence[str], setting: str) -> set[str]:
     """
     names: set[str] = set()
     for location in locations:
-        if location.startswith(_NO_FILES):
+        if location.startswith(NO_FILES):
             names.add(location)
         else:
             names |= {str(file.resolve()) for file in find_files(location, setting)}
@@ -49,7 +49,7 @@ def common_folder(locations: Sequence[str], setting: str) -> str:
     files = [
         file
         for location in locations
-        if not location.startswith(_NO_FILES)
+        if not location.startswith(NO_FILES)
         for file in find_files(location, setting)
     ]
     return os.path.join(os.path.commonpath([file.parent for file in files]), "") if files else ""

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mta_jax.data.optional import optional_library
 from mta_jax.data.tokenizers.checks import frozen_lengths, known_ids, well_formed
-from mta_jax.data.tokenizers.library import library
 
 _SHOWN_TOKENS = 12
 
@@ -102,7 +102,7 @@ class FileTokenizer(abc.ABC):
         """Byte lengths [vocab_size]; those of special tokens do not matter."""
 
     def _library(self, name: str) -> Any:
-        return library(name, needed_by=f"data.text.tokenizer {self._spec}")
+        return optional_library(name, needed_by=f"data.text.tokenizer {self._spec}")
 
     def _error(self, problem: str) -> ValueError:
         return ValueError(f"data.text.tokenizer {self._spec}: {problem}")

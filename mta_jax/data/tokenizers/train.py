@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from mta_jax.data.optional import optional_library
 from mta_jax.data.tokenizers.checks import well_formed
-from mta_jax.data.tokenizers.library import library
 from mta_jax.files import write_atomically
 
 _ENDS = ["<|bos|>", "<|eos|>"]
@@ -31,7 +31,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
         raise ValueError(
             f"vocab_size {vocab_size}: must be at least {_SMALLEST}, the bytes, begin and end"
         )
-    tokenizers = library("tokenizers", needed_by="train_bpe")
+    tokenizers = optional_library("tokenizers", needed_by="train_bpe")
     byte_level = tokenizers.pre_tokenizers.ByteLevel
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = byte_level(add_prefix_space=False)

@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 
-def library(name: str, *, needed_by: str) -> Any:
+def optional_library(name: str, *, needed_by: str) -> Any:
     """Imports an optional library.
 
     Args:

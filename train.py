@@ -20,8 +20,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from mta_jax.command_line import parse
-from mta_jax.errors import UserError
+from mta_jax.errors import PreemptedError, UserError
+from mta_jax.parallel.processes import is_first, start
 from mta_jax.training.comparison import run
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.dry_run import print_dry_run
@@ -44,7 +47,16 @@ def main(arguments: list[str]) -> int:
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        print_dry_run(config) if dry_run else run(config)
+        if dry_run:
+            print_dry_run(config)
+            return 0
+        start(config.processes)
+        if not is_first():
+            # What there is to say, the first process says.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        run(config)
+    except PreemptedError as error:
+        print(f"train.py: {error}", file=sys.stderr)
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -52,6 +64,16 @@ def main(arguments: list[str]) -> int:
         print(
             f"train.py: error: {error}, with run_dir {config.run_dir}; when that is mended, the "
             "same command continues the run",
+            file=sys.stderr,
+        )
+        return 1
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"train.py: process {jax.process_index()} of {jax.process_count()} cannot go on "
+            f"({' '.join(str(error).split())[:300]}); has another process died? When all of them "
+            "are started again, the same command continues the run",
             file=sys.stderr,
         )
         return 1

@@ -11,3 +11,9 @@ class ConfigError(UserError):
     """A setting is wrong. Exit code 2 tells a scheduler that trying again is useless."""
 
     exit_code = 2
+
+
+class PreemptedError(UserError):
+    """The process was asked to end, and has saved everything."""
+
+    exit_code = 0

@@ -3,7 +3,6 @@
 from mta_jax.data.block_search import BlockSearchConfig
 from mta_jax.data.config import DataConfig
 from mta_jax.data.pipeline import (
-    Batch,
     Data,
     HeldOut,
     check_data,
@@ -11,6 +10,7 @@ from mta_jax.data.pipeline import (
     load_held_out,
     tokenizer_for,
 )
+from mta_jax.data.streams import Batch, Position, joined
 from mta_jax.data.text_config import DomainConfig, TextConfig
 from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
 
@@ -23,9 +23,11 @@ __all__ = [
     "DomainConfig",
     "HeldOut",
     "LetterTokenizer",
+    "Position",
     "TextConfig",
     "Tokenizer",
     "check_data",
+    "joined",
     "load_data",
     "load_held_out",
     "tokenizer_for",

@@ -23,6 +23,11 @@ class DataConfig:
     """Tokens of a training step, padding included, in place of batch_size; a multiple of the
     row's length. null: as batch_size says."""
 
+    streams: int = 1
+    """Streams that training data is read in, with as many rows of a batch each. A process reads
+    the streams of its own rows: with fewer streams than processes, some read the same. Sets the
+    order of the data, whatever the number of processes."""
+
     block_search: BlockSearchConfig = dataclasses.field(default_factory=BlockSearchConfig)
     """The toy task, for source block_search."""
 
@@ -32,6 +37,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"data.batch_size {self.batch_size}: must be at least 1, or null")
+        if self.streams < 1:
+            raise ValueError(f"data.streams {self.streams}: must be at least 1")
+        self._check_batch_tokens()
+        if self.rows % self.streams:
+            raise ValueError(
+                f"data.streams {self.streams}: must divide the {self.rows} rows of a batch"
+            )
+
+    def _check_batch_tokens(self) -> None:
         if self.batch_tokens is None:
             return
         if self.batch_size is not None:

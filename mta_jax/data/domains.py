@@ -221,7 +221,7 @@ def training_rows(
     tokenizer: Tokenizer,
     *,
     seed: int,
-    process: tuple[int, int],
+    stream: tuple[int, int],
 ) -> grain.IterDataset:
     """Endless packed rows of a mixture of domains, shuffled.
 
@@ -230,12 +230,12 @@ def training_rows(
       domains: the domains.
       tokenizer: makes tokens of texts.
       seed: of every order.
-      process: this process's number and their count; each reads a part of every domain.
+      stream: its number and their count; each has a part of every domain.
     """
     domains = [domain for domain in domains if domain.weight != 0]
     weights = _weights(domains)
     sources = [
-        _shuffled(domain, config, seed=(seed + index) % 2**32, process=process)
+        _shuffled(domain, config, seed=(seed + index) % 2**32, stream=stream)
         for index, domain in enumerate(domains)
     ]
     tokenize = functools.partial(_tokens, tokenizer)
@@ -250,7 +250,7 @@ def training_rows(
     else:
         rows = packed(_mixed(sources, weights))
     return grain.experimental.WindowShuffleIterDataset(
-        rows, window_size=config.shuffle_rows, seed=seed
+        rows, window_size=-(-config.shuffle_rows // stream[1]), seed=seed
     )
 
 
@@ -280,27 +280,27 @@ def as_stream(documents: grain.MapDataset | grain.IterDataset) -> grain.IterData
 
 
 def _shuffled(
-    domain: Domain, config: TextConfig, *, seed: int, process: tuple[int, int]
+    domain: Domain, config: TextConfig, *, seed: int, stream: tuple[int, int]
 ) -> grain.MapDataset | grain.IterDataset:
-    index, count = process
+    index, count = stream
     if isinstance(domain.train, IndexedDocuments):
         if len(domain.train) < count:
             raise ConfigError(
-                f"domain {domain.name}: {len(domain.train)} documents cannot be shared out to "
-                f"{count} processes"
+                f"data.streams {count}: the {len(domain.train)} documents of domain {domain.name} "
+                "are fewer"
             )
         endless = grain.MapDataset.source(domain.train).shuffle(seed=seed).repeat()
         return endless[index::count]
-    stream = StreamDataset(
+    documents = StreamDataset(
         domain.train,
         lambda name: not domain.is_held_out(name),
         seed=seed,
         endless=True,
-        process=process,
+        share=stream,
         skips=domain.train_skips,
     )
     return grain.experimental.WindowShuffleIterDataset(
-        stream, window_size=config.shuffle_documents, seed=seed
+        documents, window_size=config.shuffle_documents, seed=seed
     )
 
 

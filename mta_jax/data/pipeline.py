@@ -14,11 +14,10 @@ inputs_positions       int32    position in its document, packed rows only
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import grain
-import numpy as np
 
 from mta_jax.data.block_search import BlockSearchSource
 from mta_jax.data.config import DataConfig
@@ -32,11 +31,10 @@ from mta_jax.data.domains import (
 )
 from mta_jax.data.packing import pack, unpack
 from mta_jax.data.sources import Skips
+from mta_jax.data.streams import StreamedBatches
 from mta_jax.data.text_config import TextConfig
 from mta_jax.data.tokenizers import LetterTokenizer, Tokenizer, load_tokenizer
 from mta_jax.errors import ConfigError
-
-Batch = Mapping[str, np.ndarray]
 
 # Batches made ahead of the training step, on a thread of their own, at least, and rows at most.
 _PREFETCH, _MOST_ROWS = 4, 4096
@@ -62,7 +60,7 @@ class Data:
 
     Attributes:
       train: endless batches of this process's rows; its iterator's state is a
-        checkpointable position.
+        position (see `data.streams`).
       held_out: held-out sets by name.
       tokenizer: text to tokens and back.
       summary: what tells the content from other content under the same settings: of each
@@ -104,7 +102,11 @@ def check_data(config: DataConfig) -> None:
 
 
 def load_data(
-    config: DataConfig, *, seed: int, held_out_rows: int, process: tuple[int, int] = (0, 1)
+    config: DataConfig,
+    *,
+    seed: int,
+    held_out_rows: int,
+    rows: tuple[int, int] | None = None,
 ) -> Data:
     """Opens the data of a run. The same arguments give the same batches.
 
@@ -112,33 +114,30 @@ def load_data(
       config: what to read.
       seed: of every order.
       held_out_rows: rows in a batch of an evaluation.
-      process: this process's number and their count. Training rows are shared out.
+      rows: first and end of those rows of a training batch that are wanted; default: all.
 
     Raises:
-      ConfigError: where a source is missing, or the rows cannot be shared out.
+      ConfigError: where a source is missing, or has less than the streams need.
       UserError: where a source is damaged.
     """
-    if config.rows % process[1]:
-        raise ConfigError(
-            f"data.batch_size {config.rows}: must be a multiple of the {process[1]} processes"
-        )
     load = _block_search if config.source == "block_search" else _text
-    return load(config, seed, held_out_rows, process)
+    return load(config, seed, held_out_rows, rows or (0, config.rows))
 
 
-def _block_search(
-    config: DataConfig, seed: int, held_out_rows: int, process: tuple[int, int]
-) -> Data:
+def _block_search(config: DataConfig, seed: int, held_out_rows: int, rows: tuple[int, int]) -> Data:
     def source_of(split: Literal["train", "heldout"]) -> BlockSearchSource:
         return BlockSearchSource(config.block_search, split=split, seed=seed)
 
     sources = {"train": source_of("train"), "heldout": source_of("heldout")}
-    index, count = process
-    train = grain.MapDataset.source(sources["train"]).shuffle(seed=seed).repeat()[index::count]
+    train = grain.MapDataset.source(sources["train"]).shuffle(seed=seed).repeat()
+
+    def stream(number: int) -> grain.IterDataset:
+        return train[number :: config.streams].to_iter_dataset(INLINE)
+
     held_out = grain.MapDataset.source(sources["heldout"]).to_iter_dataset(INLINE)
     first_rows = [source[0]["inputs"].tobytes() for source in sources.values()]
     return Data(
-        train=_batched(train.to_iter_dataset(INLINE), config.rows // count),
+        train=_train_batches(config, stream, rows),
         held_out={"heldout": HeldOut(_padded(held_out, held_out_rows), documents=None)},
         tokenizer=LetterTokenizer(),
         # The same seed draws the same samples, unless NumPy changes its random numbers.
@@ -146,21 +145,52 @@ def _block_search(
     )
 
 
-def _text(config: DataConfig, seed: int, held_out_rows: int, process: tuple[int, int]) -> Data:
+def _text(config: DataConfig, seed: int, held_out_rows: int, rows: tuple[int, int]) -> Data:
     text, tokenizer = config.text, tokenizer_for(config)
     domains = open_domains(text, tokenizer)
-    rows = training_rows(text, domains, tokenizer, seed=seed, process=process)
-    rows = unpack(rows, separate_documents=text.separate_documents)
+
+    def stream(number: int) -> grain.IterDataset:
+        packed = training_rows(text, domains, tokenizer, seed=seed, stream=(number, config.streams))
+        return unpack(packed, separate_documents=text.separate_documents)
+
     summary: dict[str, Any] = {"tokenizer": {"digest": tokenizer.fingerprint}}
     for domain in domains:
         summary |= domain.summary()
     return Data(
         # A window of shuffled rows comes all at once, after a pause as long.
-        train=_batched(rows, config.rows // process[1], num_ahead=text.shuffle_rows),
+        train=_train_batches(config, stream, rows, num_ahead=text.shuffle_rows),
         held_out=_held_out(text, domains, tokenizer, held_out_rows),
         tokenizer=tokenizer,
         summary=summary,
         skips={domain.name: domain.train_skips for domain in domains},
+    )
+
+
+def _train_batches(
+    config: DataConfig,
+    stream: Callable[[int], grain.IterDataset],
+    rows: tuple[int, int],
+    *,
+    num_ahead: int = 0,
+) -> grain.IterDataset:
+    """Batches of some rows, made ahead on a thread of their own, some `num_ahead` rows.
+
+    Args:
+      config: tells the rows of a batch, and the number of streams.
+      stream: makes the rows of a stream from its number.
+      rows: first and end of the wanted rows of each batch.
+      num_ahead: rows.
+    """
+    per_stream = config.rows // config.streams
+    first, end = rows[0] // per_stream, -(-rows[1] // per_stream)
+    streams = {
+        number: stream(number).batch(per_stream, drop_remainder=True)
+        for number in range(first, end)
+    }
+    wanted = (rows[0] - first * per_stream, rows[1] - first * per_stream)
+    num_batches = max(_PREFETCH, min(num_ahead, _MOST_ROWS) // config.rows)
+    return grain.experimental.ThreadPrefetchIterDataset(
+        StreamedBatches(streams, wanted), prefetch_buffer_size=num_batches
     )
 
 
@@ -193,13 +223,6 @@ def _held_out(
             rows = grain.experimental.LimitIterDataset(rows, config.heldout_rows)
         held_out[domain.name] = HeldOut(_padded(rows, rows_of_batch), documents)
     return held_out
-
-
-def _batched(rows: grain.IterDataset, batch_size: int, *, num_ahead: int = 0) -> grain.IterDataset:
-    """Batches, made ahead on a thread of their own, some `num_ahead` rows."""
-    batches = rows.batch(batch_size, drop_remainder=True)
-    num_batches = max(_PREFETCH, min(num_ahead, _MOST_ROWS) // batch_size)
-    return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=num_batches)
 
 
 def _padded(rows: grain.IterDataset, batch_size: int) -> grain.IterDataset:

@@ -12,15 +12,15 @@ from mta_jax.data.sources import Document, DocumentStream, Skips
 class StreamDataset(grain.IterDataset):
     """The documents of a stream; endless, or once through.
 
-    Parts come in another order in each epoch. Processes share out parts where there are
-    enough of them, else rows.
+    Parts come in another order in each epoch. Shares are of parts where there are
+    enough of them, else of rows.
 
     Args:
       stream: the stream.
       is_kept: says of a document's name whether it belongs.
       seed: of the order of the parts; None: as they are.
       endless: whether to begin again.
-      process: this process's number and their count.
+      share: number of this share and their count.
       skips: knows whether anything could be read.
     """
 
@@ -31,7 +31,7 @@ class StreamDataset(grain.IterDataset):
         *,
         seed: int | None,
         endless: bool,
-        process: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = (0, 1),
         skips: Skips,
     ):
         super().__init__()
@@ -39,7 +39,7 @@ class StreamDataset(grain.IterDataset):
         self.is_kept = is_kept
         self.seed = seed
         self.endless = endless
-        self.process = process
+        self.share = share
         self.skips = skips
 
     def __iter__(self) -> "_StreamIterator":
@@ -60,7 +60,7 @@ class _StreamIterator(grain.DatasetIterator):
         self._rows: Iterator[tuple[str, Document | None]] | None = None
         # Whether all of the epoch went by without a document.
         self._is_fruitless = place == row == 0
-        index, count = self._dataset.process
+        index, count = self._dataset.share
         self._parts = np.arange(len(self._dataset.stream.parts))
         self._shares_parts = len(self._parts) >= count
         if self._shares_parts:
@@ -70,7 +70,7 @@ class _StreamIterator(grain.DatasetIterator):
             self._parts = generator.permutation(self._parts)
 
     def __next__(self) -> Document:
-        index, count = self._dataset.process
+        index, count = self._dataset.share
         while True:
             if self._place == len(self._parts):
                 self._end_epoch()

@@ -1,5 +1,6 @@
 """Multi-token attention as a Flax module."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
 )
 from mta_jax.ops.rope import RopeLayout
+from mta_jax.parallel.attention import attend_on_mesh
+from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 
@@ -260,23 +263,57 @@ class MultiTokenAttention(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
     ) -> Float[Array, "B T N H"]:
         """Each head's output, before the group norm; `join` does the rest. As `__call__`."""
+        # What splits the queries of a row between devices knows only this.
+        is_plain = (
+            self.is_causal
+            and inputs_k is None
+            and inputs_v is None
+            and mask is None
+            and key_segment_ids is None
+            and isinstance(query_offset, int)
+            and query_offset == 0
+        )
         inputs_k = inputs_q if inputs_k is None else inputs_k
         inputs_v = inputs_k if inputs_v is None else inputs_v
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
+        v = constrain(self.value_proj(inputs_v), "batch", "length", "kv_heads", None)
         deterministic = self.deterministic if deterministic is None else deterministic
         key = dropout_key(self.dropout_rate, deterministic, rngs)
+        options: dict[str, Any] = {
+            "dropout_rate": 0.0 if key is None else self.dropout_rate,
+            "dropout_key": key,
+            "key_padding": self.key_padding,
+            "is_causal": self.is_causal,
+            "implementation": self.implementation,
+        }
+        if is_plain:
+            return attend_on_mesh(
+                multi_token_attention,
+                q,
+                k,
+                v,
+                kernels=self._kernels(),
+                scalars={},
+                heads_per_part=self._heads_that_mix(),
+                segment_ids=segment_ids,
+                **options,
+            )
         return multi_token_attention(
             q,
             k,
-            self.value_proj(inputs_v),
-            **self._options(mask, segment_ids, key_segment_ids, query_offset),
-            dropout_rate=0.0 if key is None else self.dropout_rate,
-            dropout_key=key,
+            v,
+            **self._kernels(),
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+            query_offset=query_offset,
+            **options,
         )
 
     def join(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T Do"]:
         """The output of the layer from the outputs of its heads."""
-        return self.out_proj(heads if self.group_norm is None else self.group_norm(heads))
+        heads = heads if self.group_norm is None else self.group_norm(heads)
+        return self.out_proj(constrain(heads, "batch", "length", "heads", None))
 
     def attention_weights(
         self,
@@ -297,29 +334,32 @@ class MultiTokenAttention(nnx.Module):
         """
         inputs_k = inputs_q if inputs_k is None else inputs_k
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
-        options = self._options(mask, segment_ids, key_segment_ids, query_offset)
         # A fast implementation has no weights; for a look inside any will do.
-        return multi_token_attention_weights(q, k, **options | {"implementation": None})
+        return multi_token_attention_weights(
+            q,
+            k,
+            **self._kernels(),
+            key_padding=self.key_padding,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+            is_causal=self.is_causal,
+            query_offset=query_offset,
+        )
 
     def _queries_and_keys(
         self, inputs_q: Array, inputs_k: Array, positions: Array | None, key_positions: Array | None
     ) -> tuple[Array, Array]:
         return rotate(
-            self.query_proj(inputs_q),
-            self.key_proj(inputs_k),
+            constrain(self.query_proj(inputs_q), "batch", "length", "heads", None),
+            constrain(self.key_proj(inputs_k), "batch", "length", "kv_heads", None),
             positions=positions,
             key_positions=key_positions,
             theta=self.rope_theta,
             layout=self.rope_layout,
         )
 
-    def _options(
-        self,
-        mask: Array | None,
-        segment_ids: Array | None,
-        key_segment_ids: Array | None,
-        query_offset: int | Array,
-    ) -> dict[str, Any]:
+    def _kernels(self) -> dict[str, Any]:
         def kernel(module: KeyQueryConvolution | HeadMixing | None) -> Array | None:
             return None if module is None else module.kernel[...]
 
@@ -328,11 +368,9 @@ class MultiTokenAttention(nnx.Module):
             "pre_head_kernel": kernel(self.pre_head),
             "post_kq_kernel": kernel(self.post_kq),
             "post_head_kernel": kernel(self.post_head),
-            "key_padding": self.key_padding,
-            "mask": mask,
-            "segment_ids": segment_ids,
-            "key_segment_ids": key_segment_ids,
-            "is_causal": self.is_causal,
-            "query_offset": query_offset,
-            "implementation": self.implementation,
         }
+
+    def _heads_that_mix(self) -> int:
+        """The smallest number of neighbouring heads that both mixing steps keep together."""
+        sizes = [mix.kernel.shape[1] for mix in (self.pre_head, self.post_head) if mix is not None]
+        return math.lcm(*sizes)

@@ -16,6 +16,8 @@ from mta_jax.ops.differential_attention import (
 )
 from mta_jax.ops.multi_token_attention import Implementation
 from mta_jax.ops.rope import RopeLayout
+from mta_jax.parallel.attention import attend_on_mesh
+from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, DropoutKey, DTypeLike, Float, Int
 
 
@@ -112,17 +114,20 @@ class DifferentialAttention(nnx.Module):
         q, k = self._queries_and_keys(inputs, positions)
         deterministic = self.deterministic if deterministic is None else deterministic
         key = dropout_key(self.dropout_rate, deterministic, rngs)
-        out = differential_attention(
+        out = attend_on_mesh(
+            differential_attention,
             q,
             k,
-            self.value_proj(inputs),
-            self._lambda(),
+            constrain(self.value_proj(inputs), "batch", "length", "kv_heads", None),
+            kernels={},
+            scalars={"lam": self._lambda()},
+            heads_per_part=2,
             segment_ids=segment_ids,
             dropout_rate=0.0 if key is None else self.dropout_rate,
             dropout_key=key,
             implementation=self.implementation,
         )
-        return self.out_proj(self.group_norm(out))
+        return self.out_proj(constrain(self.group_norm(out), "batch", "length", "heads", None))
 
     def attention_weights(
         self,
@@ -144,8 +149,8 @@ class DifferentialAttention(nnx.Module):
 
     def _queries_and_keys(self, inputs: Array, positions: Array | None) -> tuple[Array, Array]:
         return rotate(
-            self.query_proj(inputs),
-            self.key_proj(inputs),
+            constrain(self.query_proj(inputs), "batch", "length", "heads", None),
+            constrain(self.key_proj(inputs), "batch", "length", "kv_heads", None),
             positions=positions,
             key_positions=None,
             theta=self.rope_theta,

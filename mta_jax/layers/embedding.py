@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
-from mta_jax.typing import Array, DTypeLike, Float
+from mta_jax.parallel.rules import constrain
+from mta_jax.typing import Array, DTypeLike, Float, Int
 
 
 class Embedding(nnx.Embed):
@@ -36,7 +37,15 @@ class Embedding(nnx.Embed):
             rngs=rngs,
         )
 
-    def attend(self, query: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def __call__(self, inputs: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Embeds tokens."""
+        (embedding,) = self.promote_dtype((self.embedding[...],), dtype=self.dtype, inexact=False)
+        # On a mesh, tokens and widths are split over the same devices: here the widths come
+        # together, since there are fewer of them.
+        embedding = constrain(embedding, "vocab", None)
+        return jnp.take(embedding, inputs, axis=0)
+
+    def attend(self, query: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
         """Logits of every token, accumulated and returned in float32."""
         embedding = self.embedding[...].astype(query.dtype)
-        return jnp.einsum("BTD,VD->BTV", query, embedding, preferred_element_type=jnp.float32)
+        return jnp.einsum("...D,VD->...V", query, embedding, preferred_element_type=jnp.float32)

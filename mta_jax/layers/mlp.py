@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
+from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, DTypeLike, Float
 
 
@@ -49,4 +50,5 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Applies the block to each token."""
-        return self.down_proj(nnx.silu(self.gate_proj(x)) * self.up_proj(x))
+        hidden = nnx.silu(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(constrain(hidden, "batch", "length", "mlp"))

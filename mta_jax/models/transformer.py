@@ -12,6 +12,7 @@ from mta_jax.layers.attention import dropout_key
 from mta_jax.layers.initializers import projection_init
 from mta_jax.models.config import ModelConfig
 from mta_jax.models.scan import scan_layers
+from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, DropoutKey, Float, Int
 
 _PLAIN: dict[str, Any] = {
@@ -70,6 +71,11 @@ def _attention(
     )
 
 
+def _split_rows(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """On a mesh, each device has whole vectors of some tokens."""
+    return constrain(x, "batch", "length", None)
+
+
 def _norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
     return nnx.RMSNorm(
         config.embed_dim, epsilon=config.norm_epsilon, dtype=jnp.dtype(config.dtype), rngs=rngs
@@ -89,8 +95,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"], **options: Any) -> Float[Array, "B T D"]:
         """Applies the layer; options go to the attention."""
-        x = x + self.attention(self.attention_norm(x), **options)
-        return x + self.mlp(self.mlp_norm(x))
+        x = _split_rows(x + self.attention(self.attention_norm(x), **options))
+        return _split_rows(x + self.mlp(self.mlp_norm(x)))
 
 
 class Transformer(nnx.Module):
@@ -174,7 +180,7 @@ class Transformer(nnx.Module):
           deterministic: whether dropout is off; default: what `train` and `eval` said.
           rngs: random source of dropout.
         """
-        x = self.embedding(tokens)
+        x = _split_rows(self.embedding(tokens))
 
         def apply(block: Block, x: Array, key: Array | None) -> Array:
             where = {"positions": positions, "segment_ids": segment_ids}
@@ -210,7 +216,7 @@ class Transformer(nnx.Module):
                 x = apply_layer(block, x, key)
         return self.final_norm(x)
 
-    def logits(self, features: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def logits(self, features: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
         """Logits of every token, float32."""
         if self.head is None:
             return self.embedding.attend(features)

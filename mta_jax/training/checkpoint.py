@@ -1,7 +1,8 @@
 """Checkpoints of a run, through Orbax v1.
 
 A checkpoint holds the training state, the data position, the run's config and notes
-of the run. It is written to a temporary folder that is renamed when complete, so a run
+of the run. Every process writes its part of the state; another number of processes, or
+another mesh, reads it. It is written to a temporary folder that is renamed when complete, so a run
 that is killed never leaves a half one behind. What a disk does later shows on reading:
 a damaged checkpoint is reported and set aside, and the one before it is taken.
 """
@@ -14,13 +15,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 from jax import lax
 from orbax.checkpoint import v1 as ocp
 
+from mta_jax.data import Position
 from mta_jax.errors import UserError
+from mta_jax.parallel import processes
 from mta_jax.training.state import State
 from mta_jax.typing import Array
 
@@ -36,17 +38,15 @@ def bits_sum(leaf: Array) -> Array:
     return jnp.sum(unsigned.astype(jnp.uint32))
 
 
-def checksums(state: State) -> list[Array]:
+@jax.jit
+def checksums(tree: Any) -> list[Array]:
     """`bits_sum` of every leaf."""
-    return [bits_sum(leaf) for leaf in jax.tree.leaves(state)]
+    return [bits_sum(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-_checksums = jax.jit(checksums)
-
-
-def _digest(config: Any, notes: Any, position: grain.DatasetIterator) -> str:
+def _digest(config: Any, notes: Any, position: Position) -> str:
     """A hash of everything in a checkpoint that is no array."""
-    text = json.dumps([config, notes, position.get_state()], sort_keys=True, default=str)
+    text = json.dumps([config, notes, position], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -56,17 +56,30 @@ class Checkpoints:
     Args:
       directory: the folder; created where missing.
       keep: newest checkpoints to keep.
+      keep_best: checkpoints to keep besides, those with the lowest held-out loss.
       config: the run's config as plain values, stored in each checkpoint.
     """
 
-    def __init__(self, directory: Path, *, keep: int, config: dict[str, Any]):
+    def __init__(self, directory: Path, *, keep: int, keep_best: int = 0, config: dict[str, Any]):
+        policies = ocp.training.preservation_policies
         self._directory = directory
         self._config = config
         self._checkpointer = ocp.training.Checkpointer(
             directory.absolute(),
             # The loop decides when; a policy here could only disagree with it.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["loss"],
+                        # The last in their order are the best.
+                        reverse=True,
+                        n=keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
             cleanup_tmp_directories=True,
         )
 
@@ -85,28 +98,33 @@ class Checkpoints:
         self,
         step: int,
         state: State,
-        position: grain.DatasetIterator,
+        position: Position,
         notes: Mapping[str, Any],
+        *,
+        loss: float | None = None,
     ) -> None:
         """Starts writing a checkpoint; training may go on meanwhile.
 
         Args:
           step: training steps taken.
           state: the training state after them.
-          position: the data iterator, whose state is stored.
+          position: where the data of all processes stand.
           notes: what else the run must find again, as plain values.
+          loss: held-out loss, by which the best are kept; None: not known.
 
         Raises:
           UserError: where writing, or the write before it, fails.
         """
-        contents = {"state": state | {"checksums": _checksums(state)}, "data": position}
+        contents = {"state": state | {"checksums": checksums(state)}}
         try:
             self._checkpointer.save_checkpointables_async(
                 step,
                 contents,
+                metrics=None if loss is None else {"loss": loss},
                 custom_metadata={
                     "config": self._config,
                     "notes": dict(notes),
+                    "position": position,
                     "digest": _digest(self._config, notes, position),
                 },
             )
@@ -136,62 +154,62 @@ class Checkpoints:
 
     def restore(
         self,
-        abstract_state: State,
-        make_position: Callable[[], grain.DatasetIterator],
+        wanted: State,
         report: Callable[[str], None],
     ) -> "Restored | None":
         """The newest checkpoint that can be read, or None where there is none.
 
         Args:
-          abstract_state: shapes and dtypes of the state.
-          make_position: makes a fresh data iterator, to be moved to its position.
+          wanted: shapes and dtypes of the state, each with the sharding to read it into.
           report: gets a line about each damaged checkpoint that is passed over.
 
         Raises:
           UserError: where checkpoints exist and none of them can be read, or one may
-            not be.
+            not be, or is that of another model.
         """
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        wanted = abstract_state | {"checksums": jax.eval_shape(checksums, abstract_state)}
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), wanted
-        )
         steps = self.steps()
         damaged: list[int] = []
         for step in reversed(steps):
-            position = make_position()
-            try:
-                contents = self._checkpointer.load_checkpointables(
-                    step, {"state": wanted, "data": position}
-                )
-                state = contents["state"]
-                expected = state.pop("checksums")
-                if any(int(a) != int(b) for a, b in zip(expected, _checksums(state), strict=True)):
-                    raise ValueError("its contents do not match their checksums")
-                metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
-                notes = metadata["notes"]
-                if metadata["digest"] != _digest(metadata["config"], notes, position):
-                    raise ValueError("its data position or its notes do not match their digest")
-            except PermissionError as error:
-                position.close()
-                raise UserError(f"cannot read checkpoint {step}: {error}") from None
-            # Whatever a broken file makes a reader raise, the answer is the same.
-            except Exception as error:
-                position.close()
-                damaged.append(step)
-                report(
-                    f"checkpoint {self._directory / str(step)} is damaged and passed over "
-                    f"({first_line(error)})"
-                )
-                continue
-            self._set_aside(damaged)
-            return Restored(step, state, position, notes)
+            restored, problem = self._attempt(step, wanted)
+            problems = [found for found in processes.gathered(problem) if found is not None]
+            if not problems:
+                processes.on_first(lambda: self._set_aside(damaged))
+                if damaged:
+                    self._checkpointer.reload()
+                return restored
+            damaged.append(step)
+            report(
+                f"checkpoint {self._directory / str(step)} is damaged and passed over "
+                f"({problems[0]})"
+            )
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self._directory} can be read: restore one "
                 "from a copy, or choose another run_dir to start afresh"
             )
         return None
+
+    def _attempt(self, step: int, wanted: State) -> "tuple[Restored | None, str | None]":
+        """A checkpoint, or what is wrong with it."""
+        scalar = jax.tree.leaves(wanted["step"])[0]
+        sums = [jax.ShapeDtypeStruct((), jnp.uint32, sharding=scalar.sharding)]
+        wanted = wanted | {"checksums": sums * len(jax.tree.leaves(wanted))}
+        try:
+            contents = self._checkpointer.load_checkpointables(step, {"state": wanted})
+            state = contents["state"]
+            expected = state.pop("checksums")
+            if any(int(a) != int(b) for a, b in zip(expected, checksums(state), strict=True)):
+                raise ValueError("its contents do not match their checksums")
+            metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            notes, position = metadata["notes"], metadata["position"]
+            if metadata["digest"] != _digest(metadata["config"], notes, position):
+                raise ValueError("its data position or its notes do not match their digest")
+        except PermissionError as error:
+            raise UserError(f"cannot read checkpoint {step}: {error}") from None
+        # Whatever a broken file makes a reader raise, the answer is the same.
+        except Exception as error:
+            return None, first_line(error)
+        return Restored(step, state, position, notes), None
 
     def _set_aside(self, damaged: list[int]) -> None:
         """Renames damaged checkpoints, so that their steps are free to be saved again."""
@@ -201,8 +219,6 @@ class Checkpoints:
             if aside.exists():
                 shutil.rmtree(aside)
             folder.rename(aside)
-        if damaged:
-            self._checkpointer.reload()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +227,7 @@ class Restored:
 
     step: int
     state: State
-    position: grain.DatasetIterator
+    position: Position
     notes: Mapping[str, Any]
 
 

@@ -9,10 +9,12 @@ from rich.table import Table
 
 from mta_jax.data import tokenizer_for
 from mta_jax.files import write_atomically
+from mta_jax.parallel.processes import is_first, on_first
 from mta_jax.training import run_folder
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.loop import Result, train
 from mta_jax.training.memory import check_memory
+from mta_jax.training.mesh import mesh_of
 from mta_jax.training.pictures import save_pictures
 from mta_jax.training.saved_weights import check_weights
 from mta_jax.training.state import make_program
@@ -33,14 +35,14 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
     # What one of the runs cannot be built from is known before the first trains.
     for run_config in runs.values():
         program = make_program(run_config)
-        check_memory(program)
+        check_memory(program, mesh_of(program.config))
         if config.init_from is not None:
             tokenizer = tokenizer_for(config.data)
             check_weights(config.init_from, program, tokenizer, "init_from")
     if config.compare is None:
         results = {name: train(config, folder, name=name) for name in runs}
     else:
-        run_folder.open_run_folder(folder, config)
+        on_first(lambda: run_folder.open_run_folder(folder, config))
         results = {
             kind: train(run_config, folder / kind, name=kind) for kind, run_config in runs.items()
         }
@@ -48,8 +50,11 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
             kind: json.loads((result.folder / "results.json").read_text())
             for kind, result in results.items()
         }
-        write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
+        if is_first():
+            write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
 
+    if not is_first():
+        return results
     pictures = save_pictures(results, folder / "pictures")
     console = Console(highlight=False)
     console.print(result_table(results))

@@ -7,6 +7,8 @@ from typing import Literal
 from mta_jax.data import DataConfig
 from mta_jax.errors import ConfigError
 from mta_jax.models import AttentionKind, ModelConfig
+from mta_jax.parallel.mesh import MeshConfig
+from mta_jax.parallel.processes import ProcessesConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,13 @@ class CheckpointConfig:
     keep: int = 2
     """Newest checkpoints to keep. With one, a damaged checkpoint ends the run."""
 
+    keep_best: int = 0
+    """Checkpoints to keep besides: of those written at an evaluation, the ones with the lowest
+    held-out loss, a mean over held-out sets."""
+
     def __post_init__(self) -> None:
+        if self.keep_best < 0:
+            raise ValueError(f"checkpoint.keep_best {self.keep_best}: must be at least 0")
         for name in ("every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"checkpoint.{name} {getattr(self, name)}: must be at least 1")
@@ -201,6 +209,12 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that a batch is taken in, one after the other, for the memory of one part. The
     gradient is that of the whole batch: every token counts the same."""
+
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """Devices."""
+
+    processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
+    """Processes."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     """The model."""

@@ -1,5 +1,6 @@
 """A training run from start, or from where it was interrupted, to its end."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,19 +11,26 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from mta_jax.command_line.live_line import LiveLine
 from mta_jax.command_line.plain import plain
-from mta_jax.data import Data, load_data
-from mta_jax.errors import ConfigError, UserError
+from mta_jax.data import Batch, Data, Position, joined, load_data
+from mta_jax.errors import ConfigError, PreemptedError, UserError
 from mta_jax.files import write_atomically
 from mta_jax.inference.generate import generate
+from mta_jax.parallel.feed import on_mesh, rows_of_process, whole
+from mta_jax.parallel.mesh import on
+from mta_jax.parallel.preemption import Preemption
+from mta_jax.parallel.processes import gathered, is_first, on_first
+from mta_jax.parallel.rules import constrain_state, state_shardings
 from mta_jax.training import bad_step, run_folder
 from mta_jax.training.changed_data import change_of_data
 from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.diagnostics import make_gate_openness, make_kernel_distances
 from mta_jax.training.evaluate import figures_of, total
+from mta_jax.training.mesh import mesh_of
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
 from mta_jax.training.saved_weights import check_weights, read_weights
 from mta_jax.training.speed import Speed
@@ -78,44 +86,58 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
       UserError: where the loss is no longer finite, or the folder is damaged.
     """
     program = make_program(config)
-    data = load_data(config.data, seed=config.seed, held_out_rows=config.held_out_rows)
+    mesh = mesh_of(program.config)
+    rows = rows_of_process(mesh, config.data.rows, config.data.row_length)
+    data = load_data(config.data, seed=config.seed, held_out_rows=config.held_out_rows, rows=rows)
     check_vocabulary(program, data.tokenizer)
     _check_held_out(data)
     check_trackers(config.track)
     if config.init_from is not None:
         check_weights(config.init_from, program, data.tokenizer, "init_from")
-    run_folder.open_run_folder(folder, config)
-    with run_folder.locked(folder):
-        return _train(config, program, data, folder, name)
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: run_folder.open_run_folder(folder, config))
+        on_first(lambda: stack.enter_context(run_folder.locked(folder)))
+        stack.enter_context(on(mesh))
+        return _train(program, mesh, data, rows, folder, name)
 
 
-def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name: str) -> Result:
+def _train(
+    program: Program, mesh: Mesh, data: Data, rows: tuple[int, int], folder: Path, name: str
+) -> Result:
+    config = program.config
+    position = iter(data.train)
     with Checkpoints(
-        folder / "checkpoints", keep=config.checkpoint.keep, config=plain(program.config)
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        config=plain(config),
     ) as checkpoints:
         restored = checkpoints.restore(
-            program.abstract_state,
-            lambda: iter(data.train),
-            lambda line: print(f"{name}: {line}"),
+            _with_shardings(program.abstract_state, mesh), lambda line: print(f"{name}: {line}")
         )
         if restored:
-            step, state, position = restored.step, restored.state, restored.position
-            if change := change_of_data(restored.notes["data"], data.summary):
-                position.close()
+            step, state, notes = restored.step, restored.state, restored.notes
+            if change := change_of_data(notes["data"], data.summary):
                 raise ConfigError(f"data: not what the run in {folder} began with: {change}")
-            record_sizes = restored.notes["record_sizes"]
+            position.set_state(restored.position)
+            interval = Interval.from_notes(notes["interval"])
+            record_sizes = notes["record_sizes"]
             print(f"{name}: continuing from step {step} in {folder}")
         else:
-            step, state = 0, _initial_state(program, name)
-            position, record_sizes = iter(data.train), None
+            step, state, record_sizes = 0, _initial_state(program, mesh, name), None
+            interval = Interval(step=0, position=joined(gathered(position.get_state())))
         try:
             with (
-                Records(folder, after=step, sizes=record_sizes) as records,
+                Records(folder, after=step, sizes=record_sizes, writes=is_first()) as records,
                 LiveLine(name, config.num_steps, done=step) as progress,
+                Preemption() as preemption,
             ):
-                records.follow(open_trackers(config.track, folder, plain(config)))
-                run = _Run(program, data, folder, checkpoints, records, progress)
-                state = run.steps(step, state, position)
+                if is_first():
+                    records.follow(open_trackers(config.track, folder, plain(config)))
+                run = _Run(
+                    program, mesh, data, rows, folder, checkpoints, records, progress, preemption
+                )
+                state = run.steps(step, state, position, interval)
         finally:
             position.close()
 
@@ -123,16 +145,17 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
         if skips.num_skipped:
             seen = skips.num_skipped + skips.num_read
             print(f"{name}: {skips.num_skipped:,} of {seen:,} documents of {domain} were skipped")
-    rows = read_rows(folder / METRICS_FILE)
+    written = on_first(lambda: [read_rows(folder / METRICS_FILE), read_rows(folder / TIMING_FILE)])
+    metrics, timing = written
     result = Result(
         folder=folder,
         program=program,
         params=evaluated(state),
         data=data,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
-        seconds=sum(row["seconds"] for row in read_rows(folder / TIMING_FILE)),
-        held_out=_last_held_out(rows, data),
-        rows=rows,
+        seconds=sum(row["seconds"] for row in timing),
+        held_out=_last_held_out(metrics, data),
+        rows=metrics,
     )
     figures = {
         "step": config.num_steps,
@@ -140,8 +163,18 @@ def _train(config: TrainConfig, program: Program, data: Data, folder: Path, name
         "seconds": result.seconds,
         "held_out": result.held_out,
     }
-    write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
+    if is_first():
+        write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
     return result
+
+
+def _with_shardings(abstract_state: State, mesh: Mesh) -> State:
+    """Shapes and dtypes, each with its place on the mesh."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_state,
+        state_shardings(abstract_state, mesh),
+    )
 
 
 def _check_held_out(data: Data) -> None:
@@ -159,14 +192,44 @@ def _check_held_out(data: Data) -> None:
             )
 
 
-def _initial_state(program: Program, name: str) -> State:
+def _initial_state(program: Program, mesh: Mesh, name: str) -> State:
     """Random weights, or those of another run."""
     location = program.config.init_from
     if location is None:
-        return jax.jit(program.initial_state)()
-    saved = read_weights(location, "init_from")
+        return jax.jit(lambda: constrain_state(program.initial_state()))()
+    params = program.abstract_state["params"]
+    saved = read_weights(location, "init_from", shardings=state_shardings(params, mesh))
     print(f"{name}: beginning with the weights of {saved.folder}")
-    return jax.jit(program.state_of)(saved.params)
+    return jax.jit(lambda params: constrain_state(program.state_of(params)))(saved.params)
+
+
+@dataclasses.dataclass
+class Interval:
+    """The steps since the last line of metrics.
+
+    Attributes:
+      step: steps before them.
+      position: where the data of all processes stood then.
+      metrics: what each step computed.
+    """
+
+    step: int
+    position: Position
+    metrics: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+
+    def notes(self) -> dict[str, Any]:
+        """As plain values; floats are exact."""
+        fetched = jax.device_get(self.metrics)
+        return {
+            "step": self.step,
+            "position": self.position,
+            "metrics": [{name: x.item() for name, x in row.items()} for row in fetched],
+        }
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> "Interval":
+        """What `notes` gave."""
+        return cls(**notes)
 
 
 class _Run:
@@ -175,69 +238,101 @@ class _Run:
     def __init__(
         self,
         program: Program,
+        mesh: Mesh,
         data: Data,
+        rows: tuple[int, int],
         folder: Path,
         checkpoints: Checkpoints,
         records: Records,
         progress: LiveLine,
+        preemption: Preemption,
     ):
         self._program = program
         self._config = program.config
+        self._mesh = mesh
         self._data = data
+        self._rows = rows
         self._folder = folder
         self._checkpoints = checkpoints
         self._records = records
         self._progress = progress
+        self._preemption = preemption
         self._train_step = make_train_step(program)
         self._eval_step = make_eval_step(program)
         self._kernel_distances = make_kernel_distances(program)
         self._gate_openness = make_gate_openness(program)
-        self._speed = Speed(program.config)
+        self._speed = Speed(program.config, mesh)
         self._shown: dict[str, float] = {}
 
-    def steps(self, step: int, state: State, position: grain.DatasetIterator) -> State:
-        """Trains from `step` to the end."""
+    def steps(
+        self, step: int, state: State, position: grain.DatasetIterator, interval: Interval
+    ) -> State:
+        """Trains from `step` to the end.
+
+        Raises:
+          PreemptedError: where this machine is taken away; everything is saved.
+        """
         config = self._config
-        pending: list[Mapping[str, Array]] = []
-        logged_step, logged_position = step, position.get_state()
         self._speed.start()
         while step < config.num_steps:
             with self._speed.waiting_for_data():
-                batch = next(position)
+                batch = self._placed(next(position))
             state, metrics = self._train_step(state, batch)
-            pending.append(metrics)
+            interval.metrics.append(metrics)
             step += 1
             last = step == config.num_steps
+            loss = None
             if step % config.log_every == 0 or last:
-                fetched = jax.device_get(pending)
-                if stopped_at := int(fetched[-1]["stopped_at"]):
-                    position.set_state(logged_position)
-                    num_good = stopped_at - 1 - logged_step
-                    self._stop(stopped_at, fetched[: num_good + 1], state, position)
+                fetched = jax.device_get(interval.metrics)
+                if int(fetched[-1]["stopped_at"]):
+                    self._stop(fetched, state, position, interval)
                 self._log(step, fetched)
-                pending, logged_step, logged_position = [], step, position.get_state()
+                interval = Interval(step, self._position(position))
             if step % config.evaluate_every == 0 or last:
-                self._evaluate(step, state)
+                loss = self._evaluate(step, state)
             if config.sample.every and (step % config.sample.every == 0 or last):
                 self._sample(step, state)
             if step % config.log_every == 0 or last:
                 values = (f"{name} {value:.4g}" for name, value in self._shown.items())
                 self._progress.update(step, "  ".join(values))
-            if step % config.checkpoint.every == 0 or last:
-                self._save(step, state, position)
+            is_leaving = not last and self._preemption.stops_after(step)
+            if step % config.checkpoint.every == 0 or last or is_leaving:
+                self._save(step, state, self._position(position), interval, loss)
+            if is_leaving:
+                self._checkpoints.wait()
+                raise PreemptedError(
+                    f"asked to end: step {step} of {config.num_steps} is saved; the same command "
+                    "continues the run"
+                )
             # What follows the steps is not training time.
-            if not pending:
+            if not interval.metrics:
                 self._speed.start()
         self._checkpoints.wait()
         return state
 
-    def _save(self, step: int, state: State, position: grain.DatasetIterator) -> None:
+    def _placed(self, batch: Batch) -> Batch:
+        """The whole batch on the mesh, from this process's rows of it."""
+        return on_mesh(batch, self._mesh, first_row=self._rows[0], num_rows=self._config.data.rows)
+
+    def _position(self, position: grain.DatasetIterator) -> Position:
+        """Where the data of all processes stand."""
+        return joined(gathered(position.get_state()))
+
+    def _save(
+        self,
+        step: int,
+        state: State,
+        position: Position,
+        interval: Interval,
+        loss: float | None = None,
+    ) -> None:
         notes = {
             "record_sizes": self._records.sync(),
+            "interval": interval.notes(),
             "data": dict(self._data.summary),
             "tokenizer": self._data.tokenizer.fingerprint,
         }
-        self._checkpoints.save(step, state, position, notes)
+        self._checkpoints.save(step, state, position, notes, loss=loss)
 
     def _log(self, step: int, fetched: list[Mapping[str, np.ndarray]]) -> None:
         """Writes the means of the last steps."""
@@ -262,44 +357,54 @@ class _Run:
 
     def _stop(
         self,
-        stopped_at: int,
         fetched: list[Mapping[str, np.ndarray]],
         state: State,
         position: grain.DatasetIterator,
+        interval: Interval,
     ) -> None:
         """Ends the run at a bad step.
 
         Args:
-          stopped_at: the step, from 1.
-          fetched: metrics of the steps since the last line, this one the last.
+          fetched: metrics of the steps since the last line.
           state: the state at the end of the interval.
-          position: the data iterator, at the start of the interval.
+          position: the data iterator, to be moved to the bad step's batch.
+          interval: what these steps were.
         """
         config = self._config
-        *good, metrics = fetched
+        stopped_at = int(fetched[-1]["stopped_at"])
+        *good, metrics = fetched[: stopped_at - interval.step]
+        position.set_state(interval.position)
         for _ in good:
             next(position)
+        before_batch = self._position(position)
         if good:
             self._log(stopped_at - 1, good)
         if stopped_at - 1 not in self._checkpoints.steps():
             before = bad_step.state_before(state, stopped_at)
-            self._save(stopped_at - 1, before, position)
+            fresh = Interval(stopped_at - 1, before_batch)
+            self._save(stopped_at - 1, before, before_batch, fresh)
             self._checkpoints.wait()
-        before_batch = position.get_state()
         figures = {name: float(metrics[name]) for name in ("loss", "grad_norm", "update_norm")}
-        bad_step.save_batch(self._folder, stopped_at, next(position), figures, before_batch)
+        batch = whole(self._placed(next(position)))
+        on_first(
+            lambda: bad_step.save_batch(self._folder, stopped_at, batch, figures, before_batch)
+        )
         safety = jax.device_get(state["safety"])
         recent = float(safety["loss_sum"]) / max(float(safety["loss_weight"]), 1e-9)
         limit = config.safety.max_skips if config.safety.on_bad_step == "skip" else 1
         raise bad_step.stopped(self._folder, stopped_at, figures, recent, limit)
 
-    def _evaluate(self, step: int, state: State) -> None:
+    def _evaluate(self, step: int, state: State) -> float | None:
+        """Writes the held-out figures; returns the mean loss of the sets, if there are any."""
         whole_answers = self._config.data.source == "block_search"
         params = evaluated(state)
+        losses = []
+
+        def eval_step(params: Any, batch: Batch) -> Mapping[str, Array]:
+            return self._eval_step(params, on_mesh(batch, self._mesh))
+
         for name, held_out in self._data.held_out.items():
-            totals = total(
-                self._eval_step, params, held_out.batches, self._data.tokenizer, name=name
-            )
+            totals = total(eval_step, params, held_out.batches, self._data.tokenizer, name=name)
             figures = figures_of(totals, whole_answers=whole_answers)
             if not math.isfinite(figures["loss"]):
                 raise UserError(
@@ -309,14 +414,18 @@ class _Run:
             self._records.metrics(
                 step, {f"{name}/{figure}": value for figure, value in figures.items()}
             )
+            losses.append(figures["loss"])
             shown = "error" if whole_answers else "loss"
             self._shown[f"{name} {shown}"] = figures[shown]
         learned = self._kernel_distances(params)
         for held_out in self._data.held_out.values():
-            learned |= self._gate_openness(params, next(iter(held_out.batches)))
+            learned |= self._gate_openness(
+                params, on_mesh(next(iter(held_out.batches)), self._mesh)
+            )
             break
         if learned:
             self._records.metrics(step, learned)
+        return float(np.mean(losses)) if losses else None
 
     def _sample(self, step: int, state: State) -> None:
         sample, tokenizer = self._config.sample, self._data.tokenizer

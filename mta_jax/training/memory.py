@@ -4,8 +4,10 @@ import os
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from mta_jax.errors import ConfigError
+from mta_jax.parallel.rules import state_shardings
 from mta_jax.training.state import Program
 
 
@@ -21,24 +23,34 @@ def spell_bytes(size: int) -> str:
     return f"{size / 2**30:,.2f} GiB"
 
 
-def check_memory(program: Program) -> None:
+def bytes_of_device(tree: Any, mesh: Mesh) -> int:
+    """What one device of a mesh holds of a training state, given as shapes and dtypes."""
+    parts = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype),
+        tree,
+        state_shardings(tree, mesh),
+    )
+    return num_bytes(parts)
+
+
+def check_memory(program: Program, mesh: Mesh) -> None:
     """Makes sure that the training state fits, before anything is allocated.
 
     Raises:
       ConfigError: where parameters and optimiser alone are larger than the memory.
     """
-    state = program.abstract_state
-    needed, available = num_bytes(state), _device_memory()
+    needed, available = bytes_of_device(program.abstract_state, mesh), _device_memory()
     if available is not None and needed > available:
         raise ConfigError(
-            f"model: parameters and optimiser take {spell_bytes(needed)}, and this device has "
-            f"{spell_bytes(available)}; --dry_run shows the sizes"
+            f"model: parameters and optimiser take {spell_bytes(needed)} of each device, which has "
+            f"{spell_bytes(available)}; --dry_run shows the sizes, and mesh.fsdp over more devices "
+            "divides them"
         )
 
 
 def _device_memory() -> int | None:
     """Bytes that the first device can hold, where that is known."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]

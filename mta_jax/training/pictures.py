@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,7 +32,9 @@ def save_pictures(results: Mapping[str, Result], folder: Path) -> list[Path]:
         if kernels:
             padding = result.program.config.model.mta.key_padding
             figures[f"kernels_{name}"] = viz.key_query_kernels(kernels, key_padding=padding)
-    if first.program.config.data.source == "block_search":
+    is_toy = first.program.config.data.source == "block_search"
+    # Only one process draws, and the weights of attention need all of them.
+    if is_toy and jax.process_count() == 1:
         figures["attention"] = _toy_attention(results)
 
     folder.mkdir(exist_ok=True)

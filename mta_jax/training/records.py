@@ -102,6 +102,7 @@ class Records:
       folder: the run folder.
       after: step that the run continues from.
       sizes: what `sync` returned at that step.
+      writes: false leaves the files to another process, and does nothing.
 
     Raises:
       UserError: where a file does not hold what it held then; both stay as they are.
@@ -113,19 +114,25 @@ class Records:
         *,
         after: int = 0,
         sizes: Mapping[str, int] | None = None,
+        writes: bool = True,
     ):
+        self._trackers: Sequence[Writer] = ()
+        self._writes = writes
+        if not writes:
+            return
         sizes = sizes or {METRICS_FILE: 0, TIMING_FILE: 0}
         for file, size in sizes.items():
             check_records(folder / file, size)
         self._metrics = JsonLines(folder / METRICS_FILE, size=sizes[METRICS_FILE])
         self._timing = JsonLines(folder / TIMING_FILE, size=sizes[TIMING_FILE])
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
-        self._trackers: Sequence[Writer] = ()
 
     def __enter__(self) -> "Records":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._writes:
+            return
         self._metrics.close()
         self._timing.close()
         self._tensorboard.close()
@@ -138,18 +145,22 @@ class Records:
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Records what the run computed: equal in every repetition of the run."""
-        self._write(self._metrics, step, values)
+        if self._writes:
+            self._write(self._metrics, step, values)
 
     def timing(self, step: int, values: Mapping[str, Any]) -> None:
         """Records what depends on the machine."""
-        self._write(self._timing, step, values)
+        if self._writes:
+            self._write(self._timing, step, values)
 
     def sync(self) -> dict[str, int]:
         """Puts every row on disk, for a checkpoint that relies on them.
 
         Returns:
-          The size of each file in bytes.
+          The size of each file in bytes; empty where another process writes them.
         """
+        if not self._writes:
+            return {}
         for lines in (self._metrics, self._timing):
             lines.sync()
         return {METRICS_FILE: self._metrics.size, TIMING_FILE: self._timing.size}

@@ -28,8 +28,9 @@ from mta_jax.training.config import TrainConfig
 
 CONFIG_FILE = "config.yaml"
 
-# Where a run lies, what it does about bad steps, and who is told, make no other run of it.
-_MAY_DIFFER = ("run_dir", "safety", "track")
+# Where a run lies, what computes it, what it does about bad steps, and who is told, make no other
+# run of it.
+_MAY_DIFFER = ("run_dir", "mesh", "processes", "safety", "track")
 
 
 def open_run_folder(folder: Path, config: TrainConfig) -> bool:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from mta_jax.command_line.plain import from_plain
 from mta_jax.data import Tokenizer
 from mta_jax.errors import ConfigError, UserError
-from mta_jax.training.checkpoint import bits_sum, first_line
+from mta_jax.training.checkpoint import checksums, first_line
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.state import Program, make_program
 
@@ -34,13 +35,14 @@ class SavedWeights:
     tokenizer: str
 
 
-def read_weights(location: str | Path, setting: str) -> SavedWeights:
+def read_weights(location: str | Path, setting: str, *, shardings: Any = None) -> SavedWeights:
     """Reads the weights of a run.
 
     Args:
       location: a run folder, whose newest checkpoint is taken, or one of its checkpoints,
         ``RUN/checkpoints/STEP``.
       setting: that names it, for messages.
+      shardings: where each array is to go; default: the first device.
 
     Raises:
       UserError: where there is no checkpoint, or it cannot be read.
@@ -51,14 +53,18 @@ def read_weights(location: str | Path, setting: str) -> SavedWeights:
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
     own = [index for index, path in enumerate(paths) if path[0].key == name]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if shardings is None:
+        shardings = jax.tree.map(lambda _: device, abstract[name])
+    scalar = _replicated(jax.tree.leaves(shardings)[0])
     wanted = {
-        name: abstract[name],
+        name: jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract[name],
+            shardings,
+        ),
         # The sum of every leaf's bits, in the order of the leaves.
-        "checksums": [jax.ShapeDtypeStruct((), "uint32") for _ in paths],
+        "checksums": [jax.ShapeDtypeStruct((), "uint32", sharding=scalar) for _ in paths],
     }
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), wanted
-    )
     # Nothing but what is wanted is read.
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -70,10 +76,17 @@ def read_weights(location: str | Path, setting: str) -> SavedWeights:
         raise UserError(f"{setting} {folder}: cannot be read ({first_line(error)})") from None
     params = state[name]
     sums = [state["checksums"][index] for index in own]
-    found = [bits_sum(leaf) for leaf in jax.tree.leaves(params)]
+    found = checksums(params)
     if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
         raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
     return SavedWeights(program, params, int(folder.name), folder, tokenizer)
+
+
+def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The place of a scalar beside an array of this place."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
 
 
 def _checkpoint_folder(location: Path, setting: str) -> Path:

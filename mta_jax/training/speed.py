@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-import jax
+from jax.sharding import Mesh
 
 from mta_jax.models.flops import flops_per_token
 from mta_jax.training.config import TrainConfig
@@ -16,13 +16,14 @@ class Speed:
 
     Args:
       config: of the run, which tells the tokens and the work of a step.
+      mesh: what computes it.
     """
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, mesh: Mesh):
         self._tokens = config.data.rows * config.data.row_length
         self._flops_per_token = flops_per_token(config.model, config.data.row_length).training
-        # A run computes on the first device.
-        self._peak = peak_flops(jax.devices()[0].device_kind)
+        peak = peak_flops(mesh.devices.flat[0].device_kind)
+        self._peak = None if peak is None else peak * mesh.size
         self.start()
 
     def start(self) -> None:
@@ -45,7 +46,7 @@ class Speed:
           device may have been at work meanwhile, on steps given to it before), and
           ``compute_seconds``, the rest; ``tokens_per_second``, padding included; model FLOPs
           of it, ``flops_per_second`` (see `mta_jax.models.flops`), and ``mfu``, their share of
-          the device's peak, where that is known.
+          the devices' peak, where that is known.
         """
         seconds = time.perf_counter() - self._began
         tokens_per_second = num_steps * self._tokens / seconds

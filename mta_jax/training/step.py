@@ -11,6 +11,7 @@ from jax import lax
 
 from mta_jax.data import Batch
 from mta_jax.models import Transformer
+from mta_jax.parallel.rules import constrain, constrain_state
 from mta_jax.training.loss import scored_tokens, summed_losses
 from mta_jax.training.optimizer import learning_rate_schedule
 from mta_jax.training.safety import choose, judge
@@ -55,6 +56,11 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
         )
         return (nll + config.loss.z_loss * z_loss) / num_tokens, nll / num_tokens
 
+    def in_parts(x: Array) -> Array:
+        """Rows [B, T] one part after the other: [parts, B / parts, T]."""
+        x = x.reshape(config.accumulate, -1, *x.shape[1:])
+        return constrain(x, None, "batch", "length")
+
     def loss_and_gradient(params: Any, batch: Arrays, key: Array | None) -> tuple[Array, Any]:
         """Of the whole batch. Losses of its parts, and so their gradients, add up to it."""
         num_tokens = jnp.maximum(jnp.sum(batch["targets_weights"]), 1e-6)
@@ -62,7 +68,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
         def of_rows(rows: Arrays, key: Array | None) -> tuple[Array, Any]:
             gradient_of = jax.value_and_grad(objective, has_aux=True)
             (_, nll), gradient = gradient_of(params, rows, num_tokens, key)
-            return nll, gradient
+            return nll, constrain_state(gradient)
 
         if config.accumulate == 1:
             return of_rows(batch, key)
@@ -72,8 +78,8 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
             own = of_rows(rows, None if key is None else jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, total, own), None
 
-        parts = jax.tree.map(lambda x: x.reshape(config.accumulate, -1, *x.shape[1:]), batch)
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        parts = jax.tree.map(in_parts, batch)
+        zero = (jnp.zeros(()), constrain_state(jax.tree.map(jnp.zeros_like, params)))
         total, _ = lax.scan(add_part, zero, (parts, jnp.arange(config.accumulate)))
         return total
 
@@ -102,6 +108,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
             update_norm=update_norm,
         )
         changed = choose(is_taken, changed, {name: state[name] for name in changed})
+        changed = constrain_state(changed)
         return changed | {"step": step, "safety": safety}, {
             "loss": loss,
             "grad_norm": grad_norm,
@@ -135,6 +142,7 @@ def make_eval_step(program: Program) -> Callable[[Any, Batch], dict[str, Array]]
             batch["targets"],
             tokens_at_once=program.config.loss.tokens_at_once,
         )
-        return {"nll": nll, "is_right": is_right}
+        # Every process reads all of them.
+        return {"nll": constrain(nll, None, None), "is_right": constrain(is_right, None, None)}
 
     return jax.jit(eval_step)

@@ -14,6 +14,7 @@ from mta_jax.data import (
     DomainConfig,
     LetterTokenizer,
     TextConfig,
+    joined,
     load_data,
     tokenizer_for,
 )
@@ -354,24 +355,55 @@ def tokens_of(batches):
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_processes_share_out_the_documents(tmp_path, compressed, count):
+def test_streams_share_out_the_documents(tmp_path, compressed, count):
     config = streams(tmp_path, compressed)
     text_config = dataclasses.replace(config.text, shuffle_rows=1, shuffle_documents=1)
-    config = dataclasses.replace(config, batch_size=count, text=text_config)
-    shares = [(index, count) for index in range(count)]
-    first = [tokens_of(first_batches(config, 1, process=process)) for process in shares]
+    config = dataclasses.replace(config, batch_size=count, streams=count, text=text_config)
+    shares = [(index, index + 1) for index in range(count)]
+    first = [tokens_of(first_batches(config, 1, rows=rows)) for rows in shares]
     assert not any(a & b for a, b in itertools.combinations(first, 2))
-    found = [tokens_of(first_batches(config, 40, process=process)) for process in shares]
+    found = [tokens_of(first_batches(config, 40, rows=rows)) for rows in shares]
     held_out = np.flatnonzero(text_tokens(load(config).held_out["a"].batches)[:256])
     assert sorted(set().union(*found)) == sorted(
         set(range(ord("A"), ord("A") + 24)) - set(held_out.tolist())
     )
-    assert first_batches(config, 1, process=(0, count))[0]["inputs"].shape == (1, 16)
 
 
-def test_a_batch_that_processes_cannot_share_out_is_refused():
-    with pytest.raises(ConfigError, match=r"batch_size 4: must be a multiple of the 3 processes"):
-        load(TEXT, process=(0, 3))
+@pytest.mark.parametrize("num_streams", [1, 2, 4])
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_a_batch_is_the_same_for_any_number_of_processes(num_streams, num_processes):
+    config = dataclasses.replace(TEXT, streams=num_streams)
+    whole = first_batches(config, 3)
+    each = config.rows // num_processes
+    parts = [
+        first_batches(config, 3, rows=(first, first + each))
+        for first in range(0, config.rows, each)
+    ]
+    for index, batch in enumerate(whole):
+        for name, rows in batch.items():
+            got = np.concatenate([part[index][name] for part in parts])
+            np.testing.assert_array_equal(got, rows)
+
+
+@every_source
+def test_other_processes_continue_in_the_same_order(config):
+    config = dataclasses.replace(config, streams=2)
+    half = config.rows // 2
+    iterators = [iter(load(config, rows=rows).train) for rows in ((0, half), (half, config.rows))]
+    for iterator in iterators:
+        next(iterator)
+    position = json.loads(json.dumps(joined(i.get_state() for i in iterators)))
+    alone = iter(load(config).train)
+    alone.set_state(position)
+    want = [next(iterator) for iterator in iterators]
+    got = next(alone)
+    for name, rows in got.items():
+        np.testing.assert_array_equal(rows, np.concatenate([part[name] for part in want]))
+
+
+def test_streams_that_do_not_divide_a_batch_are_refused():
+    with pytest.raises(ValueError, match=r"data.streams 3: must divide the 4 rows of a batch"):
+        dataclasses.replace(TEXT, streams=3)
 
 
 def test_passes_over_a_stream_come_in_another_order(tmp_path):

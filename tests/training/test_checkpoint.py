@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,29 +13,27 @@ STATE = {
     "opt_state": (jnp.zeros((), jnp.int32), {"mu": jnp.ones(7, jnp.bfloat16)}),
     "step": jnp.zeros((), jnp.int32),
 }
-ABSTRACT = jax.eval_shape(lambda: STATE)
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+ABSTRACT = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=DEVICE), jax.eval_shape(lambda: STATE)
+)
 
 
-def make_position():
-    return iter(grain.MapDataset.range(100).shuffle(seed=1).to_iter_dataset())
-
-
-def save(folder, steps, keep=3):
-    """Saves at each step, consuming one element in between; returns what comes next."""
-    position = make_position()
-    with Checkpoints(folder, keep=keep, config={"seed": 3}) as checkpoints:
-        for step in steps:
-            next(position)
+def save(folder, steps, losses=(), **options):
+    """Saves at each step."""
+    with Checkpoints(folder, **{"keep": 3, "config": {"seed": 3}} | options) as checkpoints:
+        for index, step in enumerate(steps):
             state = STATE | {"step": jnp.asarray(step, jnp.int32)}
-            checkpoints.save(step, state, position, {"tokens": 7 * step})
+            position = {"streams": {"0": {"next_index": 11 * step}}}
+            loss = losses[index] if losses else None
+            checkpoints.save(step, state, position, {"tokens": 7 * step}, loss=loss)
         checkpoints.wait()
-        return next(position)
 
 
 def restore(folder):
     reports = []
     with Checkpoints(folder, keep=3, config={"seed": 3}) as checkpoints:
-        return checkpoints.restore(ABSTRACT, make_position, reports.append), reports
+        return checkpoints.restore(ABSTRACT, reports.append), reports
 
 
 def biggest_file(folder: Path) -> Path:
@@ -44,7 +41,7 @@ def biggest_file(folder: Path) -> Path:
 
 
 def test_state_and_data_position_come_back_as_they_were(tmp_path):
-    following = save(tmp_path, [10, 20])
+    save(tmp_path, [10, 20])
     restored, reports = restore(tmp_path)
     assert restored.step == 20
     assert jax.tree.structure(restored.state) == jax.tree.structure(STATE)
@@ -53,7 +50,7 @@ def test_state_and_data_position_come_back_as_they_were(tmp_path):
     ):
         np.testing.assert_array_equal(got, want)
     assert int(restored.state["step"]) == 20
-    assert next(restored.position) == following
+    assert restored.position == {"streams": {"0": {"next_index": 220}}}
     assert restored.notes == {"tokens": 140}
     assert reports == []
 
@@ -64,17 +61,30 @@ def test_the_newest_are_kept(tmp_path):
         assert checkpoints.steps() == [3, 4]
 
 
+def test_the_best_are_kept_besides(tmp_path):
+    losses = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0]
+    save(tmp_path, [1, 2, 3, 4, 5, 6], losses, keep=1, keep_best=2)
+    with Checkpoints(tmp_path, keep=1, keep_best=2, config={}) as checkpoints:
+        assert checkpoints.steps() == [2, 3, 6]
+
+
+def test_a_checkpoint_without_a_loss_is_none_of_the_best(tmp_path):
+    with Checkpoints(tmp_path, keep=1, keep_best=1, config={}) as checkpoints:
+        for step, loss in ((1, 2.0), (2, None), (3, None)):
+            position = {"streams": {}}
+            checkpoints.save(step, STATE, position, {}, loss=loss)
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 3]
+
+
 def test_an_empty_folder_restores_nothing(tmp_path):
     assert restore(tmp_path) == (None, [])
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [("_CHECKPOINT_METADATA", b"140", b"141"), ("data/process_0-of-1.json", b"2", b"3")],
-)
-def test_a_changed_note_or_position_is_damage(tmp_path, file, old, new):
+@pytest.mark.parametrize(("old", "new"), [(b"140", b"141"), (b"220", b"221")])
+def test_a_changed_note_or_position_is_damage(tmp_path, old, new):
     save(tmp_path, [10, 20])
-    victim = tmp_path / "20" / file
+    victim = tmp_path / "20" / "_CHECKPOINT_METADATA"
     content = victim.read_bytes()
     assert old in content
     victim.write_bytes(content.replace(old, new, 1))

@@ -1,0 +1,156 @@
+"""Several processes, each with its devices, that make one run."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mta_jax.errors import ConfigError, UserError
+
+Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessesConfig:
+    """How processes on several machines find each other, and notice that one is lost.
+
+    A run may be continued with other values here.
+    """
+
+    start: bool | None = None
+    """true: this is one of several processes; false: it is alone. null: it is one of several
+    where coordinator is set, or Slurm, Open MPI or a GKE TPU slice says so."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process. null: found by JAX, which knows Slurm, Open MPI, Cloud TPU
+    and GKE."""
+
+    num_processes: int | None = None
+    """How many; null: found as coordinator is."""
+
+    process_id: int | None = None
+    """Number of this one, from 0; null: found as coordinator is."""
+
+    startup_timeout: int = 600
+    """Seconds to wait for all processes to start."""
+
+    heartbeat_timeout: int = 60
+    """Seconds without a sign of life of one process after which the others end too, so that a
+    scheduler can start all of them again."""
+
+    def __post_init__(self) -> None:
+        for name in ("startup_timeout", "heartbeat_timeout"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"processes.{name} {getattr(self, name)}: must be at least 1")
+        if self.start is False and self.coordinator is not None:
+            raise ValueError(
+                f"processes.coordinator {self.coordinator}: has no effect with processes.start "
+                "false; set it to null or true"
+            )
+        given = (self.num_processes is not None, self.process_id is not None)
+        if self.coordinator is None and any(given):
+            raise ValueError(
+                "processes.num_processes and processes.process_id: need processes.coordinator"
+            )
+        if self.coordinator is not None and not all(given):
+            raise ValueError(
+                f"processes.coordinator {self.coordinator}: needs processes.num_processes and "
+                "processes.process_id"
+            )
+        if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
+            raise ValueError(
+                f"processes.process_id {self.process_id}: must be in 0..{self.num_processes - 1}"
+            )
+
+
+def is_cluster() -> bool:
+    """Whether the environment says that this is one of several processes."""
+    environment = os.environ
+    counts = (
+        environment.get("SLURM_STEP_NUM_TASKS"),
+        environment.get("OMPI_COMM_WORLD_SIZE"),
+        environment.get("MEGASCALE_NUM_SLICES"),
+    )
+    if any(count is not None and count.isdecimal() and int(count) > 1 for count in counts):
+        return True
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def start(config: ProcessesConfig) -> None:
+    """Joins the other processes, if there are any. Call it before anything is computed.
+
+    Raises:
+      ConfigError: where they cannot be found.
+      UserError: where they do not come.
+    """
+    asked = config.start if config.start is not None else config.coordinator is not None
+    if config.start is False or not (asked or is_cluster()):
+        return
+    try:
+        jax.distributed.initialize(
+            coordinator_address=config.coordinator,
+            num_processes=config.num_processes,
+            process_id=config.process_id,
+            initialization_timeout=config.startup_timeout,
+            heartbeat_timeout_seconds=config.heartbeat_timeout,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"processes.start: the other processes cannot be found ({_line(error)}); give "
+            "processes.coordinator, num_processes and process_id"
+        ) from None
+    except RuntimeError as error:
+        raise UserError(
+            f"processes: not all came within processes.startup_timeout {config.startup_timeout} "
+            f"seconds ({_line(error)})"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what only one may."""
+    return jax.process_index() == 0
+
+
+def gathered(value: Value) -> list[Value]:
+    """The value of every process, by its number.
+
+    Args:
+      value: plain values, as JSON has them. All processes must ask.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(content))))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(content)] = content
+    contents = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(bytes(row[:length])) for row, length in zip(contents, lengths, strict=True)]
+
+
+def on_first(function: Callable[[], Value]) -> Value:
+    """Has the first process call a function; all get its plain value, or its error.
+
+    Raises:
+      UserError: of any kind, as the function does.
+    """
+    outcome: dict[str, Any] = {}
+    if is_first():
+        try:
+            outcome["value"] = function()
+        except (UserError, OSError) as error:
+            outcome |= {"error": str(error), "is_config": isinstance(error, ConfigError)}
+            if jax.process_count() == 1:
+                raise
+    outcome = gathered(outcome)[0]
+    if "error" in outcome:
+        raise (ConfigError if outcome["is_config"] else UserError)(outcome["error"])
+    return outcome["value"]

@@ -1,0 +1,70 @@
+"""The mesh of a run, and whether its model and batch can be split over it."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from mta_jax.errors import ConfigError
+from mta_jax.models import ModelConfig
+from mta_jax.parallel.mesh import make_mesh
+from mta_jax.parallel.rules import RULES, num_parts
+from mta_jax.training.config import TrainConfig
+
+
+def mesh_of(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that a config asks for.
+
+    Args:
+      config: the run.
+      devices: to make it of; default: all there are.
+
+    Raises:
+      ConfigError: where there are not as many devices, or something cannot be split evenly.
+    """
+    try:
+        mesh = make_mesh(config.mesh, devices)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    check_splits(config, mesh)
+    return mesh
+
+
+def check_splits(config: TrainConfig, mesh: Mesh) -> None:
+    """Makes sure that every device gets an equal part.
+
+    Raises:
+      ConfigError: where an axis of the mesh does not divide what it splits.
+    """
+    model, data = config.model, config.data
+    splits = {
+        "batch": ("the rows of a batch, data.batch_size / accumulate", config.held_out_rows),
+        "embed": ("model.embed_dim", model.embed_dim),
+        "heads": ("model.num_heads", model.num_heads),
+        "mlp": ("model.mlp_dim", model.mlp_size),
+        "length": ("the length of a row", data.row_length),
+    }
+    if any(
+        _splits_queries(model, layer, mesh.shape["tensor"]) for layer in range(model.num_layers)
+    ):
+        splits["query"] = splits["length"]
+    for axis, (what, length) in splits.items():
+        count = num_parts(axis, mesh.shape)
+        if length % count:
+            sizes = " x ".join(f"mesh.{name} {mesh.shape[name]}" for name in RULES[axis])
+            fits = max(size for size in range(1, count + 1) if length % size == 0)
+            raise ConfigError(f"{sizes}: must divide {what} {length}; {fits} would")
+
+
+def _splits_queries(model: ModelConfig, layer: int, tensor: int) -> bool:
+    """Whether a layer cannot have its heads in parts (see `parallel.attention`)."""
+    kind = model.attention_of(layer)
+    together = 2 if kind == "diff" else 1
+    if kind == "talking_heads":
+        together = model.num_heads
+    if kind == "mta":
+        for size in (model.mta.pre_head_kernel_size, model.mta.post_head_kernel_size):
+            together = math.lcm(together, model.num_heads if size == "all" else size or 1)
+    kv_together = 2 if kind == "diff" else 1
+    return bool(model.num_heads % (tensor * together) or model.kv_heads % (tensor * kv_together))

@@ -42,7 +42,21 @@ class TestSmallBlocks(AttentionSuite):
     def small_blocks(self, monkeypatch):
         monkeypatch.setattr(row_blocks, "_MIN_ROWS", 8)
         monkeypatch.setattr(row_blocks, "_MAX_ROWS", 8)
-        monkeypatch.setattr(row_blocks, "_MAX_STAGES", 3)
+        monkeypatch.setattr(row_blocks, "_MAX_STAGES", {"cpu": 3})
+
+
+class TestOtherProcessors(AttentionSuite):
+    """What is compiled for a TPU, which a CPU can run as well: convolution by banded products."""
+
+    implementation = "xla_chunked"
+    supports_weights = False
+
+    @pytest.fixture(autouse=True)
+    def accelerator(self, monkeypatch):
+        monkeypatch.setattr(row_blocks, "_MIN_ROWS", 8)
+        monkeypatch.setattr(row_blocks, "_MAX_ROWS", 8)
+        with targeting(types.SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")):
+            yield
 
 
 @parametrize_cases(

@@ -7,7 +7,8 @@ block is all that ever exists; the gradient computes it again.
 ==========================  =====================================================
 `row_blocks`                which blocks there are, and the loops over them
 `row_block`                 the attention of one block
-`shifted_convolution`       its convolution, as a sum of shifted maps
+`convolution`               its convolution, with gradients
+`banded_product`            the same where matrix products are fast
 `products`                  its matrix products, with gradients in full precision
 `materialize`               keeps XLA from computing a convolution more than once
 ==========================  =====================================================

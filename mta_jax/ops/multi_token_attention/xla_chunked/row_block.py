@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mta_jax.ops.dropout import dropout
 from mta_jax.ops.head_mixing import head_mixing
 from mta_jax.ops.multi_token_attention.xla_chunked.products import product
-from mta_jax.ops.multi_token_attention.xla_chunked.shifted_convolution import shifted_convolution
+from mta_jax.ops.multi_token_attention.xla_chunked.convolution import block_convolution
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 
@@ -103,7 +103,7 @@ def _convolved(
         sources = jnp.arange(before + 1)[:, None] + jnp.arange(num_out)
         row_taps = segment_ids[sources] == segment_ids[before:]
         segment_ids = segment_ids[before:]
-    maps = shifted_convolution(maps, kq_kernel, options.key_padding, row_taps)
+    maps = block_convolution(maps, kq_kernel, options.key_padding, row_taps)
     return maps, allowed[:, before:], segment_ids
 
 

@@ -29,8 +29,9 @@ _BLOCK_BYTES = {"cpu": 2**21, "accelerator": 2**24}
 _MIN_ROWS, _MAX_ROWS = 32, 256
 
 # Consecutive blocks share one compiled loop, and with it the number of keys of the last
-# of them: with n loops, a causal map costs 1 + 1 / n of its lower half.
-_MAX_STAGES = 8
+# of them: with n loops, a causal map costs 1 + 1 / n of its lower half. TPU's compiler takes
+# some 20 seconds for each, with its gradient.
+_MAX_STAGES = {"cpu": 8, "accelerator": 2}
 _MIN_BLOCKS_PER_STAGE = 2
 
 # The paper's kernels have 66. Compiling takes time in proportion.
@@ -127,7 +128,7 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
 def _plan(args: Arguments) -> _Plan:
     batch, query_length, num_heads, _ = args.query.shape
     on_cpu = target_platform() == "cpu"
-    block_bytes = _BLOCK_BYTES["cpu" if on_cpu else "accelerator"]
+    block_bytes = _BLOCK_BYTES[_processor()]
     row_bytes = 4 * num_heads * args.key.shape[1]
     rows = min(max(block_bytes // row_bytes // 8 * 8, _MIN_ROWS), _MAX_ROWS, query_length)
     return _Plan(
@@ -140,12 +141,16 @@ def _plan(args: Arguments) -> _Plan:
     )
 
 
+def _processor() -> str:
+    return "cpu" if target_platform() == "cpu" else "accelerator"
+
+
 def _stages(args: Arguments, rows: int) -> tuple[_Stage, ...]:
     num_keys = args.key.shape[1]
     num_blocks = -(-args.query.shape[1] // rows)
     if not args.is_causal or not isinstance(args.query_offset, int):
         return (_Stage(0, num_blocks, num_keys),)
-    count = max(_MIN_BLOCKS_PER_STAGE, -(-num_blocks // _MAX_STAGES))
+    count = max(_MIN_BLOCKS_PER_STAGE, -(-num_blocks // _MAX_STAGES[_processor()]))
     stages = []
     for first in range(0, num_blocks, count):
         end = min(first + count, num_blocks)

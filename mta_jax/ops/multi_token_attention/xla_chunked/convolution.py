@@ -1,9 +1,10 @@
-"""Key-query convolution of one row block, as a sum of shifted maps.
+"""Key-query convolution of one row block.
 
-One multiply-add per tap and logit is the least arithmetic there is, and XLA fuses the
-whole sum into one pass over the map. Its own derivative of that sum is many passes, so
-the gradient is written out: for the map it is the same sum with the taps reversed, for
-the kernel a matrix product over windows of keys.
+On a CPU it is a sum of shifted maps: one multiply-add per tap and logit is the least
+arithmetic there is, and XLA fuses the whole sum into one pass over the map. Elsewhere it is
+`banded_product`. XLA's own derivative of the sum is many passes, so the gradient is written
+out: for the map it is the same convolution with the taps reversed, for the kernel a matrix
+product over windows of keys.
 """
 
 import functools
@@ -15,7 +16,9 @@ import numpy as np
 from jax import lax
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
+from mta_jax.ops.multi_token_attention.xla_chunked.banded_product import banded_product
 from mta_jax.ops.multi_token_attention.xla_chunked.materialize import materialized
+from mta_jax.ops.target import target_platform
 from mta_jax.typing import Array, Bool, Float, KeyPadding
 
 # Keys per window in the gradient of the kernel. Wider windows waste arithmetic on pairs
@@ -34,7 +37,7 @@ class _Edges(NamedTuple):
     after: int
 
 
-def shifted_convolution(
+def block_convolution(
     maps: Float[Array, "N R S"],
     kq_kernel: Float[Array, "N Cq Ck"],
     key_padding: KeyPadding,
@@ -57,16 +60,29 @@ def shifted_convolution(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
-    convolve = functools.partial(_shifted_sum, edges)
+    convolve = functools.partial(_padded_convolution, edges)
     return materialized(convolve, kq_kernel[0, 0, 0], maps, kq_kernel, row_taps)
 
 
-def _shifted_sum(edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
-    num_heads, num_rows, num_keys = maps.shape
-    _, query_size, key_size = kq_kernel.shape
-    num_out = num_rows - query_size + 1
+def _padded_convolution(
+    edges: _Edges, maps: Array, kq_kernel: Array, row_taps: Array | None
+) -> Array:
     padded = jnp.pad(maps, ((0, 0), (0, 0), edges))
-    total = jnp.zeros((num_heads, num_out, num_keys), maps.dtype)
+    if target_platform() == "cpu":
+        return _shifted_sum(padded, kq_kernel, row_taps)
+    query_size = kq_kernel.shape[1]
+    num_out = maps.shape[1] - query_size + 1
+    rows = [padded[:, a : a + num_out] for a in range(query_size)]
+    if row_taps is not None:
+        rows = [jnp.where(row_taps[a, :, None], x, 0) for a, x in enumerate(rows)]
+    return banded_product(rows, kq_kernel)
+
+
+def _shifted_sum(padded: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
+    num_heads, num_rows, num_in = padded.shape
+    _, query_size, key_size = kq_kernel.shape
+    num_out, num_keys = num_rows - query_size + 1, num_in - key_size + 1
+    total = jnp.zeros((num_heads, num_out, num_keys), padded.dtype)
     for a in range(query_size):
         row = jnp.zeros_like(total)
         for b in range(key_size):
@@ -84,16 +100,21 @@ def _map_gradient(edges: _Edges, dout: Array, kq_kernel: Array, row_taps: Array 
     reversed_edges = _Edges(edges.after, edges.before)
     padded = jnp.pad(dout, ((0, 0), *rows))
     if row_taps is None:
-        return _shifted_sum(reversed_edges, padded, reversed_kernel, None)
+        return _padded_convolution(reversed_edges, padded, reversed_kernel, None)
     # What a tap may read, it may be read by: its rule moves with the row it is about.
-    total = jnp.zeros((), dout.dtype)
-    for a in range(query_size):
-        allowed = jnp.where(row_taps[a, :, None], dout, 0)
-        shifted = jnp.pad(allowed, ((0, 0), (a, query_size - 1 - a), (0, 0)))
-        total += _shifted_sum(
-            reversed_edges, shifted, reversed_kernel[:, query_size - 1 - a, None], None
+    shifted = [
+        jnp.pad(
+            jnp.where(row_taps[a, :, None], dout, 0), ((0, 0), (a, query_size - 1 - a), (0, 0))
         )
-    return total
+        for a in range(query_size)
+    ]
+    if target_platform() != "cpu":
+        rows = [jnp.pad(x, ((0, 0), (0, 0), reversed_edges)) for x in shifted]
+        return banded_product(rows, kq_kernel[:, :, ::-1])
+    return sum(
+        _padded_convolution(reversed_edges, x, kq_kernel[:, a, None, ::-1], None)
+        for a, x in enumerate(shifted)
+    )
 
 
 def _kernel_gradient(

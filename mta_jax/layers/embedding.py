@@ -40,10 +40,12 @@ class Embedding(nnx.Embed):
     def __call__(self, inputs: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Embeds tokens."""
         (embedding,) = self.promote_dtype((self.embedding[...],), dtype=self.dtype, inexact=False)
-        # On a mesh, tokens and widths are split over the same devices: here the widths come
-        # together, since there are fewer of them.
-        embedding = constrain(embedding, "vocab", None)
-        return jnp.take(embedding, inputs, axis=0)
+        # On a mesh the matrix stays where it is: each device looks up its part of the width for
+        # the tokens of all that share a copy. Vectors are sent where they belong afterwards, which
+        # are far fewer than there are tokens in the vocabulary.
+        embedding = constrain(embedding, "vocab", "embed")
+        embedded = jnp.take(embedding, constrain(inputs, "copy", "length"), axis=0)
+        return constrain(embedded, "copy", "length", "embed")
 
     def attend(self, query: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
         """Logits of every token, accumulated and returned in float32."""

@@ -21,6 +21,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
     # Of activations; the width of the model is never split.
     "batch": ("data", "fsdp"),
     "length": ("context",),
+    # While the embedding is looked up.
+    "copy": ("data",),
     # Inside attention, where heads are mixed.
     "query": ("context", "tensor"),
     # Of parameters; the rest is small and whole everywhere.

@@ -9,7 +9,10 @@ import json
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+if __name__ == "__main__":
+    # Before jax is imported, and not where only `MESHES` is wanted.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
@@ -57,7 +60,9 @@ def config_of(kind: str) -> TrainConfig:
                 shuffle_rows=64,
             ),
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, schedule="constant", epsilon=1e-5),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, warmup_steps=0, schedule="constant", epsilon=1e-5
+        ),
         loss=LossConfig(z_loss=1e-4, tokens_at_once=24),
     )
 

@@ -81,6 +81,8 @@ class TrainingProcess:
         self.began = time.monotonic()
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
+            # Otherwise it waits only for the last step of a line, and SIGTERM is noticed there.
+            "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             # What it prints before it is killed counts.

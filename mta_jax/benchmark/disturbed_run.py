@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ class Pace:
     """How a run goes when nothing disturbs it.
 
     Attributes:
-      start: seconds until the first line of metrics.
+      start: seconds until a process says where it continues, once everything is compiled.
       line: seconds between two lines.
       checkpoint_file: bytes of the largest file of a checkpoint.
     """
@@ -45,7 +44,7 @@ class Disturbance:
 
     Attributes:
       kind: what was done to the process.
-      reached: step of its last line of metrics; of one killed in its start, the step it was to
+      reached: step of its last line of metrics; of one that wrote none, the step it was to
         continue from.
       resumed: step that the next process continued from.
       exit_code: how it ended; negative: by this signal.
@@ -126,6 +125,11 @@ class TrainingProcess:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
 
+    def reached(self) -> int:
+        """Step of its last line of metrics, or the one it was to continue from."""
+        has_begun = self.saved_before == 0 or self.continued_from() is not None
+        return max(self.saved_before, self.last_step()) if has_begun else self.saved_before
+
     def has_logged(self, step: int) -> bool:
         """Whether this process has written a line for a step or a later one."""
         # Lines up to this are of a process before it, until it cuts them off.
@@ -153,13 +157,10 @@ class TrainingProcess:
             self.send(signal.SIGCONT)
 
     def fill_disk(self, size: int) -> None:
-        """Fails every write from now on that would make a file larger than this.
+        """Fails every write from now on that would make a file larger than this."""
+        # Not everywhere that the other benchmarks run.
+        import resource
 
-        Raises:
-          UserError: where the system cannot do that to another process.
-        """
-        if not hasattr(resource, "prlimit"):
-            raise UserError("kinds disk_full: needs Linux; name the other kinds")
         resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, size))
 
     def has_unfinished_save(self) -> bool:
@@ -191,7 +192,7 @@ class TrainingProcess:
 
 
 def undisturbed(start: Callable[[], TrainingProcess], folder: Path) -> Pace:
-    """Trains to the end.
+    """Trains to the end, and then gives the command again, which finds nothing left to do.
 
     Args:
       start: starts the run's command.
@@ -205,10 +206,14 @@ def undisturbed(start: Callable[[], TrainingProcess], folder: Path) -> Pace:
         first = time.monotonic()
         finish(process)
         seconds = time.monotonic() - first
+    with start() as process:
+        process.wait_for(lambda: process.continued_from() is not None, "start")
+        seconds_to_start = time.monotonic() - process.began
+        finish(process)
     num_lines = len((folder / METRICS_FILE).read_bytes().splitlines())
     files = [path for path in (folder / "checkpoints").rglob("*") if path.is_file()]
     return Pace(
-        start=first - process.began,
+        start=seconds_to_start,
         line=seconds / num_lines,
         checkpoint_file=max(path.stat().st_size for path in files),
     )
@@ -243,9 +248,11 @@ def disturb(
       UserError: where the process ends by itself.
     """
     if kind == "kill_in_start":
-        time.sleep(rng.uniform(0, pace.start))
+        # A little of what follows its start, too.
+        time.sleep(rng.uniform(0, 1.2 * pace.start))
         process.send(signal.SIGKILL)
-        return process.saved_before, process.wait()
+        code = process.wait()
+        return process.reached(), code
     process.wait_for(lambda: process.has_logged(target), f"step {target}")
     time.sleep(rng.uniform(0, 2 * pace.line))
     if kind == "kill":
@@ -257,7 +264,7 @@ def disturb(
     else:
         process.fill_disk(pace.checkpoint_file // 2)
     code = process.wait()
-    return process.last_step(), code
+    return process.reached(), code
 
 
 def _names(folder: Path) -> list[str]:

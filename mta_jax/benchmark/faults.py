@@ -5,7 +5,7 @@ disturbed at random moments and started again with the same command:
 
 =============  =============================================================
 kill           SIGKILL while it trains
-kill_in_start  SIGKILL before it trains, or while it reads its checkpoint
+kill_in_start  SIGKILL before it trains, or as it begins to
 kill_in_save   SIGKILL while a checkpoint is incomplete
 terminate      SIGTERM, as schedulers send it
 disk_full      writes to large files fail from some moment on
@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import random
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,6 @@ from mta_jax.benchmark.disturbed_run import (
     finish,
     undisturbed,
 )
-from mta_jax.benchmark.timing import describe_machine
 from mta_jax.command_line import parse
 from mta_jax.command_line.live_line import LiveLine
 from mta_jax.command_line.plain import to_yaml
@@ -97,7 +97,8 @@ def main(arguments: list[str]) -> int:
     """Runs the drill, prints its table, and writes the JSON file that is asked for; returns 0.
 
     Raises:
-      UserError: where the run did not survive as it should, or a file cannot be written.
+      UserError: where the run did not survive as it should, a file cannot be written, or this
+        is not Linux.
     """
     config, _ = parse(
         FaultsConfig,
@@ -106,17 +107,17 @@ def main(arguments: list[str]) -> int:
         description="Kill a training run again and again, and compare it with one left alone.",
         has_dry_run=False,
     )
+    if sys.platform != "linux":
+        raise UserError("the drill disturbs processes in ways that only Linux offers")
     if config.json:
         check_figures(config.json)
     with _folder_of(config) as folder:
         disturbances, problems = drill(config, folder)
-    machine = describe_machine()
     console = Console(highlight=False)
     console.print(_table(disturbances))
     console.print(_summary(disturbances), soft_wrap=True)
     if config.json:
         content = {
-            "machine": machine,
             "config": dataclasses.asdict(config),
             "most_lost": MOST_LOST,
             "disturbances": [dataclasses.asdict(row) | {"lost": row.lost} for row in disturbances],

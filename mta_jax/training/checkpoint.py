@@ -235,5 +235,8 @@ def first_line(error: BaseException) -> str:
     """The innermost cause of an error, short enough for one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    line = next(iter(str(error).strip().splitlines()), "")
+    if len(line) > 200:
+        # Long paths stand in the middle, and the reason, such as a full disk, at the end.
+        line = f"{line[:80]} ... {line[-115:]}"
+    return f"{type(error).__name__}: {line}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mta_jax.errors import UserError
-from mta_jax.training.checkpoint import Checkpoints
+from mta_jax.training.checkpoint import Checkpoints, first_line
 
 STATE = {
     "params": {"layers": {0: {"kernel": jnp.arange(5000.0)}}},
@@ -137,3 +137,18 @@ def test_when_no_checkpoint_can_be_read_the_run_does_not_start_over(tmp_path):
         biggest_file(tmp_path / str(step)).unlink()
     with pytest.raises(UserError, match=r"none of the checkpoints \[10, 20\]"):
         restore(tmp_path)
+
+
+def test_a_long_error_keeps_its_reason():
+    path = "/folder" * 60
+    try:
+        try:
+            raise OSError(f"Failed writing: {path}: No space left on device\nand more")
+        except OSError as error:
+            raise ValueError("outer") from error
+    except ValueError as error:
+        line = first_line(error)
+    assert line.startswith("OSError: Failed writing: /folder")
+    assert line.endswith("No space left on device")
+    assert len(line) < 220
+    assert first_line(ValueError("")) == "ValueError: "

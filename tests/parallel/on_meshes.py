@@ -9,7 +9,8 @@ import json
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
@@ -57,7 +58,8 @@ def config_of(kind: str) -> TrainConfig:
                 shuffle_rows=64,
             ),
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, schedule="constant", epsilon=1e-5),
+        # A larger epsilon keeps gradients of nearly nothing from deciding a step.
+        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant", epsilon=1e-5),
         loss=LossConfig(z_loss=1e-4, tokens_at_once=24),
     )
 

@@ -1,0 +1,147 @@
+"""TPUs to compile for, none of which needs to be there."""
+
+import dataclasses
+import importlib.util
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from mta_jax.errors import ConfigError, UserError
+
+TopologyName = Literal["v5e", "v5p", "v6e"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Topology:
+    """One chip of a generation.
+
+    Sizes and bandwidths are those of https://cloud.google.com/tpu/docs/v5e, v5p and v6e; clocks
+    follow from the peak given there and the products of a cycle (4 units of
+    128 x 128 multiply-adds a core, 16 of them on v6e).
+    """
+
+    smallest_slice: str
+    """As libtpu names it."""
+
+    device_kind: str
+    """As JAX names it."""
+
+    memory: int
+    """In bytes."""
+
+    bandwidth: float
+    """Of the chip's memory, in bytes per second."""
+
+    link_bandwidth: float
+    """Of all the chip's links to other chips together, in one direction, in bytes per second."""
+
+    clock: float
+    """In Hz."""
+
+    cores: int
+    """Of a chip, which a program shares out among them."""
+
+
+TOPOLOGIES: dict[TopologyName, Topology] = {
+    "v5e": Topology(
+        smallest_slice="v5e:2x2",
+        device_kind="TPU v5 lite",
+        memory=16 * 2**30,
+        bandwidth=819e9,
+        link_bandwidth=1600e9 / 8,
+        clock=1.5e9,
+        cores=1,
+    ),
+    "v5p": Topology(
+        smallest_slice="v5p:2x2x1",
+        device_kind="TPU v5",
+        memory=95 * 2**30,
+        bandwidth=2765e9,
+        link_bandwidth=4800e9 / 8,
+        clock=1.75e9,
+        cores=2,
+    ),
+    "v6e": Topology(
+        smallest_slice="v6e:2x2",
+        device_kind="TPU v6 lite",
+        memory=32 * 2**30,
+        bandwidth=1640e9,
+        link_bandwidth=3584e9 / 8,
+        clock=1.75e9,
+        cores=1,
+    ),
+}
+"""Every topology by name."""
+
+
+def check_libtpu() -> None:
+    """Makes sure that there is a TPU compiler.
+
+    Raises:
+      UserError: if libtpu is not installed.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu, the TPU compiler, is missing: pip install 'mta-jax[tpu]'")
+
+
+def generation_of(slice_name: str) -> Topology:
+    """The chip of a slice.
+
+    Args:
+      slice_name: "v5p:4x4x4", say.
+
+    Raises:
+      ConfigError: where there is no such generation.
+    """
+    name = slice_name.partition(":")[0]
+    if name not in TOPOLOGIES:
+        known = ", ".join(chip.smallest_slice for chip in TOPOLOGIES.values())
+        raise ConfigError(
+            f"topology {slice_name}: must be one of {', '.join(TOPOLOGIES)} and a shape, such as "
+            f"{known}"
+        )
+    return TOPOLOGIES[name]
+
+
+def described_devices(slice_name: str) -> list[jax.Device]:
+    """The chips of a slice that is described, not there.
+
+    Shapes with a sharding over them compile for that slice
+    (https://docs.jax.dev/en/latest/aot.html); nothing can run.
+
+    Args:
+      slice_name: "v5p:4x4x4", say: a generation and a shape.
+
+    Raises:
+      ConfigError: where libtpu does not know the slice.
+      UserError: where libtpu is not installed.
+    """
+    smallest = generation_of(slice_name).smallest_slice
+    check_libtpu()
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=slice_name).devices)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"topology {slice_name}: libtpu refuses it ({reason}); {smallest} is the smallest of "
+            "its kind, and larger ones have as many dimensions"
+        ) from None
+
+
+def abstract_mesh(name: TopologyName) -> Mesh:
+    """A mesh of one TPU core that is described, not there.
+
+    Args:
+      name: generation of the TPU.
+
+    Returns:
+      A mesh with one axis, "device", of size 1.
+
+    Raises:
+      UserError: if libtpu is not installed, or does not know the topology.
+    """
+    devices = described_devices(TOPOLOGIES[name].smallest_slice)
+    return Mesh(np.array(devices[:1]), ("device",))

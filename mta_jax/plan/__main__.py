@@ -21,7 +21,7 @@ from mta_jax.plan.config import PlanConfig
 from mta_jax.plan.report import figures, plan_table, ranking
 from mta_jax.plan.roofline import roofline
 from mta_jax.plan.search import activation_bytes, candidates, changes, easier
-from mta_jax.training.mesh import mesh_of
+from mta_jax.training.mesh import mesh_sizes
 
 _EASIER = 4
 
@@ -41,12 +41,12 @@ def main(arguments: list[str]) -> int:
 
 def _plan(config: PlanConfig) -> int:
     console = Console(highlight=False)
-    devices = described_devices(config.topology)
-    mesh_of(config, devices)
+    num_chips = len(described_devices(config.topology))
+    mesh_sizes(config, num_chips)
     if config.search:
-        return _search(config, console)
+        return _search(config, num_chips, console)
     plan = compile_plan(config, config.topology)
-    console.print(plan_table(plan, f"{len(devices)} chips of {config.topology}"))
+    console.print(plan_table(plan, f"{num_chips} chips of {config.topology}"))
     console.print(
         "Estimates of the compiler and by arithmetic; nothing was run. Times are bounds that no "
         "run reaches: see mta_jax/plan/roofline.py for what they assume.",
@@ -54,7 +54,7 @@ def _plan(config: PlanConfig) -> int:
     )
     found = {"as it is": plan}
     if not plan.fits:
-        for other in list(easier(config, devices))[:_EASIER]:
+        for other in list(easier(config, num_chips))[:_EASIER]:
             plan = compile_plan(other, config.topology)
             found[changes(config, other)] = plan
             if plan.fits:
@@ -71,14 +71,13 @@ def _plan(config: PlanConfig) -> int:
     return 0 if found["as it is"].fits else 1
 
 
-def _search(config: PlanConfig, console: Console) -> int:
-    devices = described_devices(config.topology)
+def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
     memory = generation_of(config.topology).memory
     found: dict[str, Plan] = {}
-    for candidate in candidates(config, devices):
+    for candidate in candidates(config, num_chips):
         if len(found) == config.most_programs:
             break
-        if activation_bytes(candidate, devices) > memory:
+        if activation_bytes(candidate, num_chips) > memory:
             continue
         name = changes(config, candidate)
         found[name] = compile_plan(candidate, config.topology)
@@ -96,7 +95,7 @@ def _search(config: PlanConfig, console: Console) -> int:
     if best is None or not best[1].fits:
         console.print("None of them fits: take a larger slice, or raise most_programs")
         return 1
-    console.print(plan_table(best[1], f"{len(devices)} chips of {config.topology}: {best[0]}"))
+    console.print(plan_table(best[1], f"{num_chips} chips of {config.topology}: {best[0]}"))
     return 0
 
 

@@ -1,6 +1,7 @@
 """A plan as tables, and as figures."""
 
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,9 @@ from mta_jax.plan.roofline import roofline
 from mta_jax.training.memory import spell_bytes
 
 _DAY = 86_400
+
+# Arrays of each kind of collective in the file of figures.
+_SHOWN = 20
 
 
 def plan_table(plan: Plan, title: str) -> Table:
@@ -75,6 +79,12 @@ def sent_by_kind(plan: Plan) -> dict[str, tuple[int, int]]:
     return {kind: (counts[kind], sizes[kind]) for kind in counts}
 
 
+def _largest(plan: Plan, kind: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The largest arrays that a kind of collective results in, each once."""
+    arrays = {array for c in plan.collectives if c.kind == kind for array in c.shapes}
+    return sorted(arrays, key=lambda array: math.prod(array[1]), reverse=True)[:_SHOWN]
+
+
 def figures(plan: Plan) -> dict[str, Any]:
     """A plan as plain values."""
     content: dict[str, Any] = {
@@ -101,7 +111,7 @@ def figures(plan: Plan) -> dict[str, Any]:
         bounds = roofline(plan)
         content["seconds_at_least"] = dataclasses.asdict(bounds) | {"step": bounds.seconds}
         content["collectives"] = {
-            kind: {"runs": count, "bytes_sent": size}
+            kind: {"runs": count, "bytes_sent": size, "largest": _largest(plan, kind)}
             for kind, (count, size) in sent_by_kind(plan).items()
         }
     return content

@@ -2,22 +2,20 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-import jax
 
 from mta_jax.errors import ConfigError
 from mta_jax.models.config import Rematerialization
 from mta_jax.parallel.mesh import MeshConfig
 from mta_jax.parallel.rules import num_parts
 from mta_jax.training.config import TrainConfig
-from mta_jax.training.mesh import mesh_of
+from mta_jax.training.mesh import mesh_sizes
 
 _REMATS: tuple[Rematerialization, ...] = ("none", "dots", "full")
 
 
-def easier(config: TrainConfig, devices: Sequence[jax.Device]) -> Iterator[TrainConfig]:
+def easier(config: TrainConfig, num_devices: int) -> Iterator[TrainConfig]:
     """The same run in less and less memory, the nearest first.
 
     First rematerialisation, then smaller parts of a batch, then rows split between devices.
@@ -25,30 +23,30 @@ def easier(config: TrainConfig, devices: Sequence[jax.Device]) -> Iterator[Train
     if config.model.remat != "full":
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
         yield config
-    while (smaller := _with(config, devices, accumulate=2 * config.accumulate)) is not None:
+    while (smaller := _with(config, num_devices, accumulate=2 * config.accumulate)) is not None:
         config = smaller
         yield config
     parts = 2
-    while parts <= len(devices):
+    while parts <= num_devices:
         mesh = dataclasses.replace(config.mesh, data=1, fsdp=None, context=parts)
-        if (split := _with(config, devices, mesh=mesh)) is not None:
+        if (split := _with(config, num_devices, mesh=mesh)) is not None:
             yield split
         parts *= 2
 
 
-def candidates(config: TrainConfig, devices: Sequence[jax.Device]) -> list[TrainConfig]:
+def candidates(config: TrainConfig, num_devices: int) -> list[TrainConfig]:
     """Every mesh of powers of two with every micro-batch, fastest first by rule of thumb.
 
     Fewer parts of a batch gather weights less often, less is computed again, and splitting
     batches sends least; memory decides which of them work.
     """
-    powers = [2**n for n in range(len(devices).bit_length())]
+    powers = [2**n for n in range(num_devices.bit_length())]
     found = []
     for tensor, context, remat in itertools.product(powers[:4], powers[:4], _REMATS):
         mesh = MeshConfig(tensor=tensor, context=context)
         model = dataclasses.replace(config.model, remat=remat)
         for accumulate in powers:
-            changed = _with(config, devices, mesh=mesh, model=model, accumulate=accumulate)
+            changed = _with(config, num_devices, mesh=mesh, model=model, accumulate=accumulate)
             if changed is not None:
                 found.append(changed)
 
@@ -60,9 +58,9 @@ def candidates(config: TrainConfig, devices: Sequence[jax.Device]) -> list[Train
     return sorted(found, key=cost)
 
 
-def activation_bytes(config: TrainConfig, devices: Sequence[jax.Device]) -> int:
+def activation_bytes(config: TrainConfig, num_devices: int) -> int:
     """What a device keeps for the gradient at the very least: one vector per token and layer."""
-    sizes = mesh_of(config, devices).shape
+    sizes = mesh_sizes(config, num_devices)
     tokens = config.held_out_rows * config.data.row_length
     tokens //= num_parts("batch", sizes) * num_parts("length", sizes)
     model = config.model
@@ -85,11 +83,11 @@ def changes(before: TrainConfig, after: TrainConfig) -> str:
     return " ".join(flags) or "as it is"
 
 
-def _with(config: TrainConfig, devices: Sequence[jax.Device], **fields: Any) -> TrainConfig | None:
+def _with(config: TrainConfig, num_devices: int, **fields: Any) -> TrainConfig | None:
     """The config with other values, or None where they cannot be."""
     try:
         changed = dataclasses.replace(config, **fields)
-        mesh_of(changed, devices)
+        mesh_sizes(changed, num_devices)
     except (ValueError, ConfigError):
         return None
     return changed

@@ -106,14 +106,15 @@ def generation_of(slice_name: str) -> Topology:
     return TOPOLOGIES[name]
 
 
-def described_devices(slice_name: str) -> list[jax.Device]:
-    """The chips of a slice that is described, not there.
+def described_devices(slice_name: str, num_slices: int = 1) -> list[jax.Device]:
+    """The chips of slices that are described, not there.
 
     Shapes with a sharding over them compile for that slice
     (https://docs.jax.dev/en/latest/aot.html); nothing can run.
 
     Args:
       slice_name: "v5p:4x4x4", say: a generation and a shape.
+      num_slices: how many of them, joined by a network.
 
     Raises:
       ConfigError: where libtpu does not know the slice.
@@ -122,7 +123,10 @@ def described_devices(slice_name: str) -> list[jax.Device]:
     smallest = generation_of(slice_name).smallest_slice
     check_libtpu()
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=slice_name).devices)
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=slice_name, num_slices=num_slices
+        )
+        return list(described.devices)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(

@@ -41,12 +41,12 @@ def main(arguments: list[str]) -> int:
 
 def _plan(config: PlanConfig) -> int:
     console = Console(highlight=False)
-    num_chips = len(described_devices(config.topology))
+    num_chips = len(described_devices(config.topology, config.num_slices))
     mesh_sizes(config, num_chips)
     if config.search:
         return _search(config, num_chips, console)
-    plan = compile_plan(config, config.topology)
-    console.print(plan_table(plan, f"{num_chips} chips of {config.topology}"))
+    plan = compile_plan(config, config.topology, config.num_slices)
+    console.print(plan_table(plan, _title(config, num_chips)))
     console.print(
         "Estimates of the compiler and by arithmetic; nothing was run. Times are bounds that no "
         "run reaches: see mta_jax/plan/roofline.py for what they assume.",
@@ -55,7 +55,7 @@ def _plan(config: PlanConfig) -> int:
     found = {"as it is": plan}
     if not plan.fits:
         for other in list(easier(config, num_chips))[:_EASIER]:
-            plan = compile_plan(other, config.topology)
+            plan = compile_plan(other, config.topology, config.num_slices)
             found[changes(config, other)] = plan
             if plan.fits:
                 break
@@ -71,6 +71,11 @@ def _plan(config: PlanConfig) -> int:
     return 0 if found["as it is"].fits else 1
 
 
+def _title(config: PlanConfig, num_chips: int) -> str:
+    slices = f"{config.num_slices} slices" if config.num_slices > 1 else "a slice"
+    return f"{num_chips} chips, {slices} of {config.topology}"
+
+
 def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
     memory = generation_of(config.topology).memory
     found: dict[str, Plan] = {}
@@ -80,7 +85,7 @@ def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
         if activation_bytes(candidate, num_chips) > memory:
             continue
         name = changes(config, candidate)
-        found[name] = compile_plan(candidate, config.topology)
+        found[name] = compile_plan(candidate, config.topology, config.num_slices)
         verdict = "fits" if found[name].fits else "does not fit"
         console.print(f"{name}: {verdict}", soft_wrap=True)
     ranked = dict(
@@ -95,7 +100,7 @@ def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
     if best is None or not best[1].fits:
         console.print("None of them fits: take a larger slice, or raise most_programs")
         return 1
-    console.print(plan_table(best[1], f"{num_chips} chips of {config.topology}: {best[0]}"))
+    console.print(plan_table(best[1], f"{_title(config, num_chips)}: {best[0]}"))
     return 0
 
 

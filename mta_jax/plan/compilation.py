@@ -80,18 +80,19 @@ class Plan:
         )
 
 
-def compile_plan(config: TrainConfig, slice_name: str) -> Plan:
+def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> Plan:
     """Compiles the train step of a run.
 
     Args:
       config: the run.
       slice_name: "v5p:4x4x4", say.
+      num_slices: how many of them.
 
     Raises:
       ConfigError: where the slice does not exist, or the run cannot be split over it.
       UserError: where the program does not compile, for another reason than memory.
     """
-    devices = described_devices(slice_name)
+    devices = described_devices(slice_name, num_slices)
     program = make_program(config)
     config = program.config
     mesh = mesh_of(config, devices)

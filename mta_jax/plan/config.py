@@ -12,6 +12,9 @@ class PlanConfig(TrainConfig):
     topology: str = "v5p:2x2x1"
     """Slice: v5e, v5p or v6e, and its shape in chips, such as v5p:4x4x4 or v5e:16x16."""
 
+    num_slices: int = 1
+    """So many of these slices, joined by a network. (Its speed is in none of the bounds.)"""
+
     search: bool = False
     """Try other meshes, micro-batches and rematerialisation, and rank them."""
 
@@ -23,7 +26,8 @@ class PlanConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.most_programs < 1:
-            raise ValueError(f"most_programs {self.most_programs}: must be at least 1")
+        for name in ("num_slices", "most_programs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.compare is not None:
             raise ValueError(f"compare {self.compare}: a plan is of one run; set it to null")

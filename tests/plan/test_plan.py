@@ -87,6 +87,18 @@ def test_the_papers_models_compile_for_large_slices(tmp_path, size, kind, topolo
 
 
 @needs_libtpu
+def test_two_slices_are_one_mesh():
+    pytest.importorskip("libtpu")
+    done = plan(
+        *("--config", "configs/lm_tiny_mta.yaml", "--topology", "v5e:2x2", "--num_slices", "2"),
+        *("--mesh.data", "2", "--mesh.fsdp", "4"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 chips, 2 slices of v5e:2x2" in done.stdout
+    assert "2 data x 4 fsdp" in done.stdout
+
+
+@needs_libtpu
 def test_a_run_that_does_not_fit_ends_with_1_and_says_what_does(tmp_path):
     pytest.importorskip("libtpu")
     done = plan(

@@ -1,4 +1,4 @@
-"""What libtpu asks of a process in which it is only a compiler."""
+"""What compilers for accelerators ask of a process that has none of them."""
 
 ENVIRONMENT = {
     # The device of the process itself; libtpu is used as a compiler only.
@@ -10,5 +10,7 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     # Otherwise it leaves log files behind.
     "TPU_LOG_DIR": "disabled",
+    # CUDA's plugin looks for none, either.
+    "CUDA_VISIBLE_DEVICES": "-1",
 }
 """What a process that compiles ahead of time needs, set before it imports jax."""

@@ -10,33 +10,19 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from mta_jax.errors import ConfigError, UserError
+from mta_jax.hardware.chips import Chip
 
 TopologyName = Literal["v5e", "v5p", "v6e"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Topology:
-    """One chip of a generation.
+class Topology(Chip):
+    """One TPU chip of a generation.
 
     Sizes and bandwidths are those of https://cloud.google.com/tpu/docs/v5e, v5p and v6e; clocks
     follow from the peak given there and the products of a cycle (4 units of
     128 x 128 multiply-adds a core, 16 of them on v6e).
     """
-
-    smallest_slice: str
-    """As libtpu names it."""
-
-    device_kind: str
-    """As JAX names it."""
-
-    memory: int
-    """In bytes."""
-
-    bandwidth: float
-    """Of the chip's memory, in bytes per second."""
-
-    link_bandwidth: float
-    """Of all the chip's links to other chips together, in one direction, in bytes per second."""
 
     clock: float
     """In Hz."""
@@ -87,30 +73,8 @@ def check_libtpu() -> None:
         raise UserError("libtpu, the TPU compiler, is missing: pip install 'mta-jax[tpu]'")
 
 
-def generation_of(slice_name: str) -> Topology:
-    """The chip of a slice.
-
-    Args:
-      slice_name: "v5p:4x4x4", say.
-
-    Raises:
-      ConfigError: where there is no such generation.
-    """
-    name = slice_name.partition(":")[0]
-    if name not in TOPOLOGIES:
-        known = ", ".join(chip.smallest_slice for chip in TOPOLOGIES.values())
-        raise ConfigError(
-            f"topology {slice_name}: must be one of {', '.join(TOPOLOGIES)} and a shape, such as "
-            f"{known}"
-        )
-    return TOPOLOGIES[name]
-
-
-def described_devices(slice_name: str, num_slices: int = 1) -> list[jax.Device]:
+def described_tpus(slice_name: str, num_slices: int) -> list[jax.Device]:
     """The chips of slices that are described, not there.
-
-    Shapes with a sharding over them compile for that slice
-    (https://docs.jax.dev/en/latest/aot.html); nothing can run.
 
     Args:
       slice_name: "v5p:4x4x4", say: a generation and a shape.
@@ -120,7 +84,6 @@ def described_devices(slice_name: str, num_slices: int = 1) -> list[jax.Device]:
       ConfigError: where libtpu does not know the slice.
       UserError: where libtpu is not installed.
     """
-    smallest = generation_of(slice_name).smallest_slice
     check_libtpu()
     try:
         described = topologies.get_topology_desc(
@@ -129,9 +92,11 @@ def described_devices(slice_name: str, num_slices: int = 1) -> list[jax.Device]:
         return list(described.devices)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        generation = slice_name.partition(":")[0]
+        smallest = [chip.smallest_slice for name, chip in TOPOLOGIES.items() if name == generation]
         raise ConfigError(
-            f"topology {slice_name}: libtpu refuses it ({reason}); {smallest} is the smallest of "
-            "its kind, and larger ones have as many dimensions"
+            f"topology {slice_name}: libtpu refuses it ({reason}); {', '.join(smallest)} is the "
+            "smallest of its kind, and larger ones have as many dimensions"
         ) from None
 
 
@@ -147,5 +112,5 @@ def abstract_mesh(name: TopologyName) -> Mesh:
     Raises:
       UserError: if libtpu is not installed, or does not know the topology.
     """
-    devices = described_devices(TOPOLOGIES[name].smallest_slice)
+    devices = described_tpus(TOPOLOGIES[name].smallest_slice, num_slices=1)
     return Mesh(np.array(devices[:1]), ("device",))

@@ -15,7 +15,7 @@ from rich.console import Console
 from mta_jax.command_line import parse
 from mta_jax.command_line.subcommands import exit_code_of
 from mta_jax.files import write_figures
-from mta_jax.hardware.topologies import described_devices, generation_of
+from mta_jax.hardware.slices import chip_of, described_devices
 from mta_jax.plan.compilation import Plan, compile_plan
 from mta_jax.plan.config import PlanConfig
 from mta_jax.plan.report import figures, plan_table, ranking
@@ -77,7 +77,7 @@ def _title(config: PlanConfig, num_chips: int) -> str:
 
 
 def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
-    memory = generation_of(config.topology).memory
+    memory = chip_of(config.topology).memory
     found: dict[str, Plan] = {}
     for candidate in candidates(config, num_chips):
         if len(found) == config.most_programs:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from mta_jax.errors import UserError
-from mta_jax.hardware.topologies import Topology, described_devices, generation_of
+from mta_jax.hardware.chips import Chip
+from mta_jax.hardware.slices import chip_of, described_devices
 from mta_jax.models.flops import flops_per_token
 from mta_jax.ops.target import targeting
 from mta_jax.parallel.feed import batch_sharding
@@ -47,7 +48,7 @@ class Plan:
     """
 
     config: TrainConfig
-    chip: Topology
+    chip: Chip
     mesh: Mapping[str, int]
     params_bytes: int
     optimizer_bytes: int
@@ -111,7 +112,7 @@ def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> P
         for name, dtype in dtypes.items()
     }
     averages = {name: state[name] for name in ("params", "ema") if name in state}
-    chip = generation_of(slice_name)
+    chip = chip_of(slice_name)
     known: dict[str, Any] = {
         "config": config,
         "chip": chip,

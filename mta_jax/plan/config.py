@@ -7,10 +7,11 @@ from mta_jax.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanConfig(TrainConfig):
-    """A training run, and a TPU slice that need not be there."""
+    """A training run, and accelerators that need not be there."""
 
     topology: str = "v5p:2x2x1"
-    """Slice: v5e, v5p or v6e, and its shape in chips, such as v5p:4x4x4 or v5e:16x16."""
+    """TPU slice, v5e, v5p or v6e and its shape in chips, such as v5p:4x4x4 or v5e:16x16; or h100
+    and the number of GPUs, such as h100:8."""
 
     num_slices: int = 1
     """So many of these slices, joined by a network. (Its speed is in none of the bounds.)"""

@@ -1,8 +1,8 @@
 """What a compiled program sends between devices, from its text.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation counts as
-often as it runs: loops as often as their condition says, which for those that JAX makes is
-a comparison of a counter with a constant.
+often as it runs: loops as often as the compiler notes beside them, or as their condition
+says, which for those that JAX makes is a comparison of a counter with a constant.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) .*\{$")
 _WHILE = re.compile(r" while\(.*condition=%?([^,\s]+), body=%?([^,\s]+)")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([^,\s)}]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BOUND = re.compile(r"= [su]\d+\[\]\S* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z\d]*\[([\d,]*)\]")
@@ -89,7 +90,9 @@ def _count(name: str, times: int, computations: dict[str, list[str]], runs: dict
     for line in computations[name]:
         if match := _WHILE.search(line):
             condition, body = match[1], match[2]
-            _count(body, times * _trips(computations.get(condition, [])), computations, runs)
+            known = _KNOWN_TRIPS.search(line)
+            trips = int(known[1]) if known else _trips(computations.get(condition, []))
+            _count(body, times * trips, computations, runs)
             continue
         called = _CALLED.findall(line)
         for branches in _BRANCHES.findall(line):

@@ -62,5 +62,11 @@ def test_of_a_collective_in_halves_the_result_counts(found):
     assert found["all-gather", (("f32", (32,)),)].bytes_sent == 128
 
 
+def test_what_the_compiler_notes_of_a_loop_counts_first():
+    note = ', backend_config={"known_trip_count":{"n":"7"},"x":1}'
+    noted = PROGRAM.replace("body=%body", f"body=%body{note}")
+    assert {c.runs for c in collectives(noted) if c.kind == "all-reduce"} == {7}
+
+
 def test_nothing_else_is_found(found):
     assert len(found) == 4

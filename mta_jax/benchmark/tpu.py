@@ -16,13 +16,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mta_jax.benchmark.topologies import TOPOLOGIES, TopologyName, check_libtpu
 from mta_jax.benchmark.tpu_compile import Compiled, OutOfMemoryError, compile_in_subprocess
 from mta_jax.benchmark.tpu_cycles import Row, ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, YARDSTICK, Direction, Shapes
 from mta_jax.command_line import parse
 from mta_jax.errors import UserError
 from mta_jax.files import write_figures
+from mta_jax.hardware.topologies import TOPOLOGIES, TopologyName, check_libtpu
 from mta_jax.training.memory import spell_bytes
 
 _PROG = "python -m mta_jax.benchmark tpu"

@@ -17,9 +17,10 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mta_jax.benchmark.schedule import HotPath, find_hot_path, parse_schedule
-from mta_jax.benchmark.topologies import ENVIRONMENT, TopologyName, abstract_mesh
 from mta_jax.benchmark.tpu_kernels import KERNELS, Shapes, Tile
 from mta_jax.errors import UserError
+from mta_jax.hardware.environment import ENVIRONMENT
+from mta_jax.hardware.topologies import TopologyName, abstract_mesh
 from mta_jax.ops.target import targeting
 
 _PALLAS_CALL = re.compile(r'%(\S+) = .*custom_call_target="tpu_custom_call".*')

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from mta_jax.benchmark.topologies import Topology
 from mta_jax.benchmark.tpu_compile import Compiled
 from mta_jax.benchmark.tpu_kernels import Shapes
+from mta_jax.hardware.topologies import Topology
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

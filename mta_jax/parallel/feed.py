@@ -13,13 +13,18 @@ from mta_jax.parallel.rules import spec_of
 from mta_jax.typing import Array
 
 
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """How an array [rows, T] of a batch is split."""
+    return NamedSharding(mesh, spec_of(("batch", "length"), shape, mesh.shape))
+
+
 def rows_of_process(mesh: Mesh, num_rows: int, length: int) -> tuple[int, int]:
     """First and end of the rows of a batch that this process's devices need.
 
     Raises:
       ConfigError: where they are not neighbours.
     """
-    sharding = _sharding(mesh, (num_rows, length))
+    sharding = batch_sharding(mesh, (num_rows, length))
     needed = np.zeros(num_rows, bool)
     for index in sharding.addressable_devices_indices_map((num_rows, length)).values():
         assert index is not None
@@ -55,7 +60,7 @@ def on_mesh(
             start, stop, _ = index[0].indices(shape[0])
             return x[(slice(start - first_row, stop - first_row), *index[1:])]
 
-        return jax.make_array_from_callback(shape, _sharding(mesh, shape), part)
+        return jax.make_array_from_callback(shape, batch_sharding(mesh, shape), part)
 
     return {name: place(x) for name, x in batch.items()}
 
@@ -68,7 +73,3 @@ def whole(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         name: np.asarray(multihost_utils.process_allgather(x, tiled=True))
         for name, x in batch.items()
     }
-
-
-def _sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    return NamedSharding(mesh, spec_of(("batch", "length"), shape, mesh.shape))

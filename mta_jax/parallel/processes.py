@@ -24,7 +24,8 @@ class ProcessesConfig:
 
     start: bool | None = None
     """true: this is one of several processes; false: it is alone. null: it is one of several
-    where coordinator is set, or Slurm, Open MPI or a GKE TPU slice says so."""
+    where coordinator is set, or Slurm, Open MPI, a GKE TPU slice or JAX_COORDINATOR_ADDRESS says
+    so."""
 
     coordinator: str | None = None
     """HOST:PORT of the first process. null: found by JAX, which knows Slurm, Open MPI, Cloud TPU
@@ -78,7 +79,9 @@ def is_cluster() -> bool:
     )
     if any(count is not None and count.isdecimal() and int(count) > 1 for count in counts):
         return True
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    return "JAX_COORDINATOR_ADDRESS" in environment or "," in environment.get(
+        "TPU_WORKER_HOSTNAMES", ""
+    )
 
 
 def start(config: ProcessesConfig) -> None:

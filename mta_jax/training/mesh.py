@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig
-from mta_jax.parallel.mesh import make_mesh
+from mta_jax.parallel.mesh import AXES, make_mesh
 from mta_jax.parallel.rules import RULES, num_parts
 from mta_jax.training.config import TrainConfig
 
@@ -23,20 +23,25 @@ def mesh_of(config: TrainConfig, devices: Sequence[jax.Device] | None = None) ->
     Raises:
       ConfigError: where there are not as many devices, or something cannot be split evenly.
     """
+    devices = jax.devices() if devices is None else devices
+    mesh_sizes(config, len(devices))
     try:
-        mesh = make_mesh(config.mesh, devices)
+        return make_mesh(config.mesh, devices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    check_splits(config, mesh)
-    return mesh
 
 
-def check_splits(config: TrainConfig, mesh: Mesh) -> None:
-    """Makes sure that every device gets an equal part.
+def mesh_sizes(config: TrainConfig, num_devices: int) -> dict[str, int]:
+    """Devices along each axis of the mesh that a config asks for.
 
     Raises:
-      ConfigError: where an axis of the mesh does not divide what it splits.
+      ConfigError: where there are not as many devices, or an axis of the mesh does not
+        divide what it splits: every device gets an equal part.
     """
+    try:
+        sizes = dict(zip(AXES, config.mesh.sizes(num_devices), strict=True))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     model, data = config.model, config.data
     splits = {
         "batch": ("the rows of a batch, data.batch_size / accumulate", config.held_out_rows),
@@ -45,16 +50,16 @@ def check_splits(config: TrainConfig, mesh: Mesh) -> None:
         "mlp": ("model.mlp_dim", model.mlp_size),
         "length": ("the length of a row", data.row_length),
     }
-    if any(
-        _splits_queries(model, layer, mesh.shape["tensor"]) for layer in range(model.num_layers)
-    ):
+    layers = range(model.num_layers)
+    if any(_splits_queries(model, layer, sizes["tensor"]) for layer in layers):
         splits["query"] = splits["length"]
     for axis, (what, length) in splits.items():
-        count = num_parts(axis, mesh.shape)
+        count = num_parts(axis, sizes)
         if length % count:
-            sizes = " x ".join(f"mesh.{name} {mesh.shape[name]}" for name in RULES[axis])
+            asked = " x ".join(f"mesh.{name} {sizes[name]}" for name in RULES[axis])
             fits = max(size for size in range(1, count + 1) if length % size == 0)
-            raise ConfigError(f"{sizes}: must divide {what} {length}; {fits} would")
+            raise ConfigError(f"{asked}: must divide {what} {length}; {fits} would")
+    return sizes
 
 
 def _splits_queries(model: ModelConfig, layer: int, tensor: int) -> bool:

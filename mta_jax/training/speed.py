@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
+from mta_jax.hardware.peak_flops import peak_flops
 from mta_jax.models.flops import flops_per_token
 from mta_jax.training.config import TrainConfig
-from mta_jax.training.peak_flops import peak_flops
 
 
 class Speed:

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from mta_jax.benchmark import topologies, tpu, tpu_compile
+from mta_jax.benchmark import tpu, tpu_compile
 from mta_jax.benchmark.schedule import HotPath
 from mta_jax.benchmark.tpu import TpuBenchmarkConfig, main
 from mta_jax.benchmark.tpu_compile import (
@@ -17,6 +17,7 @@ from mta_jax.benchmark.tpu_compile import (
 from mta_jax.benchmark.tpu_cycles import ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, Tile
 from mta_jax.errors import UserError
+from mta_jax.hardware import topologies
 
 V6E = topologies.TOPOLOGIES["v6e"]
 SHAPES = TpuBenchmarkConfig(num_heads=2, length=1024).shapes("v6e")

@@ -95,26 +95,23 @@ def _shifted_sum(padded: Array, kq_kernel: Array, row_taps: Array | None) -> Arr
 def _map_gradient(edges: _Edges, dout: Array, kq_kernel: Array, row_taps: Array | None) -> Array:
     """The convolution transposed: each row of the map collects from the rows that read it."""
     query_size = kq_kernel.shape[1]
-    rows = ((query_size - 1, query_size - 1), (0, 0))
     reversed_kernel = kq_kernel[:, ::-1, ::-1]
     reversed_edges = _Edges(edges.after, edges.before)
-    padded = jnp.pad(dout, ((0, 0), *rows))
     if row_taps is None:
+        padded = jnp.pad(dout, ((0, 0), (query_size - 1, query_size - 1), (0, 0)))
         return _padded_convolution(reversed_edges, padded, reversed_kernel, None)
     # What a tap may read, it may be read by: its rule moves with the row it is about.
     shifted = [
-        jnp.pad(
-            jnp.where(row_taps[a, :, None], dout, 0), ((0, 0), (a, query_size - 1 - a), (0, 0))
-        )
+        jnp.pad(jnp.where(row_taps[a, :, None], dout, 0), ((0, 0), (a, query_size - 1 - a), (0, 0)))
         for a in range(query_size)
     ]
     if target_platform() != "cpu":
         rows = [jnp.pad(x, ((0, 0), (0, 0), reversed_edges)) for x in shifted]
         return banded_product(rows, kq_kernel[:, :, ::-1])
-    return sum(
-        _padded_convolution(reversed_edges, x, kq_kernel[:, a, None, ::-1], None)
-        for a, x in enumerate(shifted)
-    )
+    total = jnp.zeros((), dout.dtype)
+    for a, x in enumerate(shifted):
+        total += _padded_convolution(reversed_edges, x, kq_kernel[:, a, None, ::-1], None)
+    return total
 
 
 def _kernel_gradient(

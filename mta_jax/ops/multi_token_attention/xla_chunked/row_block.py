@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from mta_jax.ops.dropout import dropout
 from mta_jax.ops.head_mixing import head_mixing
-from mta_jax.ops.multi_token_attention.xla_chunked.products import product
 from mta_jax.ops.multi_token_attention.xla_chunked.convolution import block_convolution
+from mta_jax.ops.multi_token_attention.xla_chunked.products import product
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
 
 

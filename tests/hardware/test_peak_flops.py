@@ -1,7 +1,7 @@
 import pytest
 
-from mta_jax.benchmark.topologies import TOPOLOGIES
-from mta_jax.training.peak_flops import peak_flops
+from mta_jax.hardware.peak_flops import peak_flops
+from mta_jax.hardware.topologies import TOPOLOGIES
 
 
 @pytest.mark.parametrize(("name", "units"), [("v5e", 4), ("v5p", 8), ("v6e", 16)])

@@ -1,0 +1,1 @@
+"""Facts about accelerators, and TPUs to compile for that need not be there."""

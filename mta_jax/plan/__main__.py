@@ -1,0 +1,114 @@
+"""`python -m mta_jax.plan --config FILE --topology v5p:4x4x4`: plans a run on a TPU slice."""
+
+import os
+
+# libtpu is a compiler here. What it needs for that it reads when JAX is imported.
+from mta_jax.hardware.environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)
+
+import logging
+import sys
+
+from rich.console import Console
+
+from mta_jax.command_line import parse
+from mta_jax.command_line.subcommands import exit_code_of
+from mta_jax.files import write_figures
+from mta_jax.hardware.slices import chip_of, described_devices
+from mta_jax.plan.compilation import Plan, compile_plan
+from mta_jax.plan.config import PlanConfig
+from mta_jax.plan.report import figures, plan_table, ranking
+from mta_jax.plan.roofline import roofline
+from mta_jax.plan.search import activation_bytes, candidates, changes, easier
+from mta_jax.training.mesh import mesh_sizes
+
+_EASIER = 4
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns 0 where the run fits, 1 where it does not."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    config, _ = parse(
+        PlanConfig,
+        arguments,
+        prog="mta_jax.plan",
+        description="Compile a train step for a TPU slice that need not be there.",
+        has_dry_run=False,
+    )
+    return exit_code_of(lambda: _plan(config), prog="mta_jax.plan")
+
+
+def _plan(config: PlanConfig) -> int:
+    console = Console(highlight=False)
+    num_chips = len(described_devices(config.topology, config.num_slices))
+    mesh_sizes(config, num_chips)
+    if config.search:
+        return _search(config, num_chips, console)
+    plan = compile_plan(config, config.topology, config.num_slices)
+    console.print(plan_table(plan, _title(config, num_chips)))
+    console.print(
+        "Estimates of the compiler and by arithmetic; nothing was run. Times are bounds that no "
+        "run reaches: see mta_jax/plan/roofline.py for what they assume.",
+        soft_wrap=True,
+    )
+    found = {"as it is": plan}
+    if not plan.fits:
+        for other in list(easier(config, num_chips))[:_EASIER]:
+            plan = compile_plan(other, config.topology, config.num_slices)
+            found[changes(config, other)] = plan
+            if plan.fits:
+                break
+        names = list(found)
+        if plan.fits:
+            console.print(f"It does not fit. The nearest that does: {names[-1]}", soft_wrap=True)
+        else:
+            console.print(
+                f"It does not fit, nor does {names[-1]}: take a larger slice, or --search",
+                soft_wrap=True,
+            )
+    _write(config, found)
+    return 0 if found["as it is"].fits else 1
+
+
+def _title(config: PlanConfig, num_chips: int) -> str:
+    slices = f"{config.num_slices} slices" if config.num_slices > 1 else "a slice"
+    return f"{num_chips} chips, {slices} of {config.topology}"
+
+
+def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
+    memory = chip_of(config.topology).memory
+    found: dict[str, Plan] = {}
+    for candidate in candidates(config, num_chips):
+        if len(found) == config.most_programs:
+            break
+        if activation_bytes(candidate, num_chips) > memory:
+            continue
+        name = changes(config, candidate)
+        found[name] = compile_plan(candidate, config.topology, config.num_slices)
+        verdict = "fits" if found[name].fits else "does not fit"
+        console.print(f"{name}: {verdict}", soft_wrap=True)
+    ranked = dict(
+        sorted(
+            found.items(),
+            key=lambda item: roofline(item[1]).seconds if item[1].fits else float("inf"),
+        )
+    )
+    console.print(ranking(ranked))
+    _write(config, ranked)
+    best = next(iter(ranked.items()), None)
+    if best is None or not best[1].fits:
+        console.print("None of them fits: take a larger slice, or raise most_programs")
+        return 1
+    console.print(plan_table(best[1], f"{_title(config, num_chips)}: {best[0]}"))
+    return 0
+
+
+def _write(config: PlanConfig, plans: dict[str, Plan]) -> None:
+    if config.json:
+        content = {"topology": config.topology}
+        write_figures(config.json, content | {"plans": {n: figures(p) for n, p in plans.items()}})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""What a compiled program sends between devices, from its text.
+
+XLA's own cost analysis counts the body of a loop once. Here every computation counts as
+often as it runs: loops as often as the compiler notes beside them, or as their condition
+says, which for those that JAX makes is a comparison of a counter with a constant.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) .*\{$")
+_WHILE = re.compile(r" while\(.*condition=%?([^,\s]+), body=%?([^,\s]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([^,\s)}]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_BOUND = re.compile(r"= [su]\d+\[\]\S* constant\((\d+)\)")
+_COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z\d]*\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """An instruction that sends.
+
+    Attributes:
+      kind: one of `KINDS`.
+      shapes: what it results in on each device, (dtype, shape) of each array.
+      runs: how often a step runs it.
+    """
+
+    kind: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    runs: int
+
+    @property
+    def bytes_sent(self) -> int:
+        """By each device, in all runs, as rings do it: an all-reduce sends everything twice."""
+        size = sum(_item_bytes(dtype) * math.prod(shape) for dtype, shape in self.shapes)
+        return round(self.runs * size * (2 if self.kind == "all-reduce" else 1))
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every collective of a compiled program.
+
+    Args:
+      text: of the program, as `jax.stages.Compiled.as_text` gives it.
+    """
+    computations, entry = _computations(text)
+    runs: dict[str, int] = defaultdict(int)
+    _count(entry, 1, computations, runs)
+    found = []
+    for name, times in runs.items():
+        for line in computations[name]:
+            match = _COLLECTIVE.search(line)
+            if match:
+                shapes = [
+                    (dtype, tuple(int(n) for n in sizes.split(",") if n))
+                    for dtype, sizes in _ARRAY.findall(match[1])
+                ]
+                if match[3] and match[2] in ("all-gather", "collective-permute"):
+                    # Operands, then results, then what keeps the two halves together.
+                    arrays = [shape for shape in shapes if shape != ("u32", ())]
+                    shapes = arrays[len(arrays) // 2 :]
+                found.append(Collective(match[2], tuple(shapes), times))
+    return found
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of each computation by name, and the name of the first to run."""
+    computations: dict[str, list[str]] = {}
+    entry, lines = "", []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            lines = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
+        else:
+            lines.append(line)
+    return computations, entry
+
+
+def _count(name: str, times: int, computations: dict[str, list[str]], runs: dict[str, int]) -> None:
+    """Adds how often a computation and all that it calls run."""
+    if name not in computations:
+        return
+    runs[name] += times
+    for line in computations[name]:
+        if match := _WHILE.search(line):
+            condition, body = match[1], match[2]
+            known = _KNOWN_TRIPS.search(line)
+            trips = int(known[1]) if known else _trips(computations.get(condition, []))
+            _count(body, times * trips, computations, runs)
+            continue
+        called = _CALLED.findall(line)
+        for branches in _BRANCHES.findall(line):
+            called += [branch.strip().lstrip("%") for branch in branches.split(",")]
+        for other in called:
+            _count(other, times, computations, runs)
+
+
+def _trips(condition: list[str]) -> int:
+    """Runs of a loop; 1 where its condition is no comparison with a constant."""
+    bounds = [int(bound) for line in condition for bound in _BOUND.findall(line)]
+    return max(bounds, default=1)
+
+
+def _item_bytes(dtype: str) -> float:
+    if dtype == "pred":
+        return 1
+    return int(re.sub(r"\D", "", dtype)) / 8

@@ -1,0 +1,158 @@
+"""The real train step through the real compiler, for slices that are not there."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mta_jax.hardware.topologies import TOPOLOGIES
+from mta_jax.plan.compilation import Plan
+from mta_jax.plan.program_text import Collective
+from mta_jax.plan.roofline import roofline
+from mta_jax.training.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+KINDS = ["transformer", "mta", "talking_heads", "diff"]
+
+needs_libtpu = pytest.mark.aot
+
+
+def plan(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mta_jax.plan", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def figures_of(file, *arguments):
+    done = plan(*arguments, "--json", str(file))
+    assert done.returncode == 0, done.stderr + done.stdout
+    content = json.loads(file.read_text())
+    return content["plans"]["as it is"]
+
+
+def assert_sound(figures, num_params, length):
+    assert figures["fits"]
+    # Split evenly between all that share a copy, but for what is small.
+    parts = figures["mesh"]["fsdp"] * figures["mesh"]["tensor"]
+    assert figures["params_bytes"] < 1.01 * 4 * num_params / parts + 2**20
+    assert figures["optimizer_bytes"] < 1.01 * 8 * num_params / parts + 2**20
+    # Of a map of logits both sides are as long as a row, or a part of it.
+    sides = {length // n for n in range(1, 17) if length % n == 0}
+    for collective in figures["collectives"].values():
+        for _, shape in collective["largest"]:
+            assert sum(size in sides and size >= length // 16 for size in shape) < 2, shape
+
+
+@needs_libtpu
+@pytest.mark.parametrize("mesh", [[], ["--mesh.tensor", "2", "--mesh.context", "2"]])
+def test_mta_of_the_papers_width_compiles(tmp_path, mesh):
+    pytest.importorskip("libtpu")
+    figures = figures_of(
+        tmp_path / "plan.json",
+        *("--config", "configs/lm_880m_mta.yaml", "--topology", "v5e:2x2"),
+        *("--model.num_layers", "1", "--model.mta.kq_layers", "[0]"),
+        *("--data.text.sequence_length", "640", "--data.batch_tokens", "5120", *mesh),
+    )
+    assert_sound(figures, 226_000_000, 640)
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("size", ["880m", "1b"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("topology", "mesh"),
+    [
+        ("v5p:4x4x4", []),
+        ("v5e:16x16", ["--mesh.tensor", "2"]),
+        ("v6e:16x16", ["--mesh.tensor", "2"]),
+    ],
+)
+def test_the_papers_models_compile_for_large_slices(tmp_path, size, kind, topology, mesh):
+    pytest.importorskip("libtpu")
+    figures = figures_of(
+        tmp_path / "plan.json",
+        *("--config", f"configs/lm_{size}_{kind}.yaml", "--topology", topology, *mesh),
+    )
+    assert_sound(figures, {"880m": 877_000_000, "1b": 1_496_000_000}[size], 2048)
+
+
+@needs_libtpu
+def test_two_slices_are_one_mesh():
+    pytest.importorskip("libtpu")
+    done = plan(
+        *("--config", "configs/lm_tiny_mta.yaml", "--topology", "v5e:2x2", "--num_slices", "2"),
+        *("--mesh.data", "2", "--mesh.fsdp", "4"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 chips, 2 slices of v5e:2x2" in done.stdout
+    assert "2 data x 4 fsdp" in done.stdout
+
+
+@needs_libtpu
+def test_a_run_that_does_not_fit_ends_with_1_and_says_what_does(tmp_path):
+    pytest.importorskip("libtpu")
+    done = plan(
+        *("--config", "configs/lm_880m_transformer.yaml", "--topology", "v5e:2x2"),
+        *("--model.num_layers", "1", "--data.batch_tokens", "262144"),
+        *("--loss.tokens_at_once", "null"),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "It does not fit. The nearest that does: --accumulate" in done.stdout
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "v9:2x2"], "must be one of v5e, v5p, v6e and a shape"),
+        (["--topology", "v5p:3x3x3"], "libtpu refuses it"),
+        (["--mesh.fsdp", "3"], "is 3 devices, and there are 4: mesh.fsdp 4 or null would fit"),
+        (["--mesh.tensor", "3"], "must divide the 4 devices there are, and 3 does not; 1, 2, 4"),
+        (["--data.batch_tokens", "6144"], "must divide the rows of a batch"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_would_fit(arguments, message):
+    pytest.importorskip("libtpu")
+    done = plan("--config", "configs/lm_880m_mta.yaml", "--topology", "v5e:2x2", *arguments)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("mta_jax.plan: error: ")
+    assert message in last
+
+
+def test_bounds_are_those_of_the_arithmetic():
+    config = TrainConfig()
+    chip = TOPOLOGIES["v5p"]
+    mesh = {"data": 1, "fsdp": 4, "context": 1, "tensor": 1}
+    sent = [Collective("all-gather", (("bf16", (1000, 1000)),), runs=10)]
+    found = Plan(
+        config=config.__class__(model=config.model.__class__(vocab_size=100)),
+        chip=chip,
+        mesh=mesh,
+        params_bytes=4_000,
+        optimizer_bytes=8_000,
+        temp_bytes=1,
+        code_bytes=1,
+        peak_bytes=100_000,
+        memory_bytes=chip.memory,
+        collectives=sent,
+    )
+    bounds = roofline(found)
+    assert math.isclose(bounds.arithmetic, found.flops / 4 / 459e12)
+    assert math.isclose(bounds.network, 10 * 2e6 / 600e9)
+    # 2 x 12,000 of state, three passes over 8,000 bytes of bfloat16 weights, and maps: of each
+    # of 2 layers, 2 heads and (T + 1) / 2 keys, 5 steps that read and write 4 bytes.
+    tokens, length = found.tokens, config.data.row_length
+    maps = 3 * tokens * 2 * 5 * 2 * 4 * 2 * (length + 1) // 2
+    assert math.isclose(bounds.memory, (24_000 + 24_000 + maps / 4) / 2765e9, rel_tol=1e-6)
+    assert bounds.seconds == max(bounds.arithmetic, bounds.memory, bounds.network)

@@ -1,16 +1,13 @@
 import dataclasses
 
-import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from mta_jax.data import BlockSearchConfig, DataConfig
 from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig, MTAConfig
-from mta_jax.parallel.mesh import AXES, MeshConfig
+from mta_jax.parallel.mesh import MeshConfig
 from mta_jax.training.config import SampleConfig
-from mta_jax.training.mesh import check_splits, mesh_of
+from mta_jax.training.mesh import mesh_of, mesh_sizes
 from tests.training.tiny import text_config
 
 
@@ -19,10 +16,10 @@ def config(kind="transformer", **model):
     return text_config(model=ModelConfig(attention=kind, **fields))
 
 
-def mesh(data=1, fsdp=1, context=1, tensor=1):
-    sizes = (data, fsdp, context, tensor)
-    # Nothing is computed, so that one device can stand for all.
-    return Mesh(np.array(jax.devices()[:1] * np.prod(sizes)).reshape(sizes), AXES)
+def sizes_of(run, data=1, fsdp=1, context=1, tensor=1):
+    mesh = MeshConfig(data=data, fsdp=fsdp, context=context, tensor=tensor)
+    run = dataclasses.replace(run, mesh=mesh)
+    return mesh_sizes(run, data * fsdp * context * tensor)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +53,7 @@ def mesh(data=1, fsdp=1, context=1, tensor=1):
 )
 def test_what_cannot_be_split_evenly_is_named(run, sizes, message):
     with pytest.raises(ConfigError) as caught:
-        check_splits(run, mesh(**sizes))
+        sizes_of(run, **sizes)
     assert str(caught.value) == message
 
 
@@ -82,9 +79,10 @@ def test_rows_must_divide_where_heads_cannot_be_apart(kind, model, splits_querie
     assert run.data.row_length == 30
     if splits_queries:
         with pytest.raises(ConfigError, match=r"mesh.context 2 x mesh.tensor 2: must divide the"):
-            check_splits(run, mesh(context=2, tensor=2))
+            sizes_of(run, context=2, tensor=2)
     else:
-        check_splits(run, mesh(context=2, tensor=2))
+        sizes = sizes_of(run, context=2, tensor=2)
+        assert sizes == {"data": 1, "fsdp": 1, "context": 2, "tensor": 2}
 
 
 def test_a_mesh_of_other_than_the_devices_is_a_mistake_in_the_config():

@@ -75,6 +75,13 @@ def test_scientific_notation_is_a_number(tmp_path):
     assert read("--config", str(tmp_path / "a.yaml")).optimizer.learning_rate == 1e-3
 
 
+def test_a_flag_of_a_yes_or_no_setting_may_stand_alone():
+    config = read("--model.scan_layers", "--processes.start", "--seed", "3")
+    assert (config.model.scan_layers, config.processes.start, config.seed) == (True, True, 3)
+    config = read("--seed", "3", "--model.scan_layers", "false", "--processes.start")
+    assert (config.model.scan_layers, config.processes.start) == (False, True)
+
+
 def test_dry_run_is_told_apart():
     assert parse(TrainConfig, ["--dry_run"], prog="x", description="")[1]
 

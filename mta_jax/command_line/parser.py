@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
@@ -75,6 +75,7 @@ def parse(
     # jsonargparse cannot print sections by name.
     rest = [a for a in arguments if a.partition("=")[0] != "--print_config"]
     is_printed, arguments = len(rest) < len(arguments), rest
+    arguments = _with_true(arguments, config_class)
     try:
         arguments, changes = take_changes(arguments, config_class)
         values = parser.parse_args(arguments)
@@ -92,6 +93,26 @@ def parse(
         print(to_yaml(config), end="")
         raise SystemExit(0)
     return config, dry_run
+
+
+def _with_true(arguments: Sequence[str], config_class: type) -> list[str]:
+    """The arguments, with ``true`` after each flag of a yes-or-no setting that has no value."""
+    flags = {f"--{name}" for name in _yes_or_no(config_class)}
+    spelled = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        spelled.append(argument)
+        if argument in flags and (following is None or following.startswith("--")):
+            spelled.append("true")
+    return spelled
+
+
+def _yes_or_no(config_class: type, prefix: str = "") -> Iterator[str]:
+    """Names of the settings that are true or false."""
+    for field in dataclasses.fields(config_class):
+        if field.type in (bool, bool | None):
+            yield prefix + field.name
+        elif dataclasses.is_dataclass(field.type) and isinstance(field.type, type):
+            yield from _yes_or_no(field.type, f"{prefix}{field.name}.")
 
 
 def _config_files(arguments: Sequence[str]) -> list[str]:

@@ -49,13 +49,18 @@ def plan_table(plan: Plan, title: str) -> Table:
     table.add_row("tokens per step", f"{plan.tokens:,}")
     table.add_row("model FLOPs per step", f"{plan.flops:.4g}")
     for name in ("arithmetic", "memory", "network"):
-        table.add_row(f"{name}, at least", f"{1000 * getattr(bounds, name):,.1f} ms")
-    table.add_row("step, at least", f"{1000 * bounds.seconds:,.1f} ms")
+        table.add_row(f"{name}, at least", _milliseconds(getattr(bounds, name)))
+    table.add_row("step, at least", _milliseconds(bounds.seconds))
     table.add_row("tokens per second, at most", f"{tokens_per_second:,.0f}")
     total = plan.tokens * plan.config.num_steps
     days = total / tokens_per_second / _DAY
-    table.add_row(f"days for {total / 1e9:,.4g}B tokens, at least", f"{days:,.2f}")
+    amount = f"{total / 1e9:,.4g}B" if total >= 1e9 else f"{total:,}"
+    table.add_row(f"days for {amount} tokens, at least", f"{days:,.2g}")
     return table
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.3g} ms"
 
 
 def ranking(plans: dict[str, Plan]) -> Table:
@@ -64,7 +69,7 @@ def ranking(plans: dict[str, Plan]) -> Table:
     for name in ("settings", "fits", "peak memory", "step, at least"):
         table.add_column(name, justify="left" if name == "settings" else "right")
     for name, plan in plans.items():
-        seconds = f"{1000 * roofline(plan).seconds:,.1f} ms" if plan.fits else "-"
+        seconds = _milliseconds(roofline(plan).seconds) if plan.fits else "-"
         table.add_row(name, "yes" if plan.fits else "no", spell_bytes(plan.peak_bytes), seconds)
     return table
 

@@ -229,7 +229,10 @@ class Interval:
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Interval":
         """What `notes` gave."""
-        return cls(**notes)
+        metrics: list[Mapping[str, Any]] = [
+            {name: np.asarray(x) for name, x in row.items()} for row in notes["metrics"]
+        ]
+        return cls(notes["step"], notes["position"], metrics)
 
 
 class _Run:

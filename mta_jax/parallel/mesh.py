@@ -89,7 +89,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     types = (AxisType.Auto,) * len(AXES)
     num_slices = len({getattr(device, "slice_index", 0) for device in devices})
     if num_slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        # An axis of the mesh may be a part of an axis of the machine, as 2 of 4 x 4 x 4.
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES, axis_types=types)
     between = next((axis for axis in (0, 1) if sizes[axis] % num_slices == 0), None)
     if between is None:
         raise ValueError(
@@ -98,7 +100,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     across = [num_slices if axis == between else 1 for axis in range(len(AXES))]
     within = [size // outer for size, outer in zip(sizes, across, strict=True)]
-    grid = mesh_utils.create_hybrid_device_mesh(within, across, devices=devices)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, across, devices=devices, allow_split_physical_axes=True
+    )
     return Mesh(grid, AXES, axis_types=types)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mta_jax.command_line import parse
 from mta_jax.command_line.subcommands import exit_code_of
-from mta_jax.files import write_figures
+from mta_jax.files import check_figures, write_figures
 from mta_jax.hardware.slices import chip_of, described_devices
 from mta_jax.plan.compilation import Plan, compile_plan
 from mta_jax.plan.config import PlanConfig
@@ -43,6 +43,8 @@ def _plan(config: PlanConfig) -> int:
     console = Console(highlight=False)
     num_chips = len(described_devices(config.topology, config.num_slices))
     mesh_sizes(config, num_chips)
+    if config.json:
+        check_figures(config.json)
     if config.search:
         return _search(config, num_chips, console)
     plan = compile_plan(config, config.topology, config.num_slices)

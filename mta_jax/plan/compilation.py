@@ -61,7 +61,8 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the program fits into the memory."""
-        return self.peak_bytes <= self.memory_bytes
+        # What the compiler refuses may need no more than the memory, in the digits it gives.
+        return self.temp_bytes is not None and self.peak_bytes <= self.memory_bytes
 
     @property
     def num_devices(self) -> int:

@@ -19,6 +19,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BOUND = re.compile(r"= [su]\d+\[\]\S* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z\d]*\[([\d,]*)\]")
 
 
@@ -28,7 +29,8 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      shapes: what it results in on each device, (dtype, shape) of each array.
+      shapes: what it results in on each device, of a reduce-scatter what it takes: (dtype, shape)
+        of each array.
       runs: how often a step runs it.
     """
 
@@ -53,20 +55,46 @@ def collectives(text: str) -> list[Collective]:
     runs: dict[str, int] = defaultdict(int)
     _count(entry, 1, computations, runs)
     found = []
-    for name, times in runs.items():
+    in_chains = set()
+    # What is in a loop first, since a chain may begin before the loop.
+    for name, times in sorted(runs.items(), key=lambda item: -item[1]):
         for line in computations[name]:
             match = _COLLECTIVE.search(line)
-            if match:
-                shapes = [
-                    (dtype, tuple(int(n) for n in sizes.split(",") if n))
-                    for dtype, sizes in _ARRAY.findall(match[1])
-                ]
-                if match[3] and match[2] in ("all-gather", "collective-permute"):
-                    # Operands, then results, then what keeps the two halves together.
-                    arrays = [shape for shape in shapes if shape != ("u32", ())]
-                    shapes = arrays[len(arrays) // 2 :]
-                found.append(Collective(match[2], tuple(shapes), times))
+            if match is None:
+                continue
+            channel = _CHANNEL.search(line)
+            if channel and "chain_id=" in line:
+                # TPU's compiler repeats one that goes on behind several fusions in each of them.
+                if channel[1] in in_chains:
+                    continue
+                in_chains.add(channel[1])
+            shapes = _arrays(match[1])
+            if match[2] == "reduce-scatter":
+                operands = line[match.end() :].partition(")")[0]
+                shapes = _of_operands(operands, computations[name])
+            elif match[3] and match[2] != "all-reduce":
+                # Operands, then results, then what keeps the two halves together.
+                arrays = [shape for shape in shapes if shape != ("u32", ())]
+                shapes = arrays[len(arrays) // 2 :]
+            found.append(Collective(match[2], tuple(shapes), times))
     return found
+
+
+def _arrays(types: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [
+        (dtype, tuple(int(n) for n in sizes.split(",") if n))
+        for dtype, sizes in _ARRAY.findall(types)
+    ]
+
+
+def _of_operands(operands: str, lines: list[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """Arrays that instructions of a computation result in, given as ``%a, %b``."""
+    shapes = []
+    for name in (operand.split()[-1].lstrip("%") for operand in operands.split(",")):
+        definition = re.compile(rf"^\s*(?:ROOT )?%?{re.escape(name)} = (.+?) [\w-]+\(")
+        matches = (definition.match(line) for line in lines)
+        shapes += next((_arrays(match[1]) for match in matches if match), [])
+    return shapes
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -8,8 +8,8 @@ on meanwhile. What it assumes:
 - Memory: parameters and optimiser are read and written once; the weights, gathered as bfloat16,
   are read for each pass of each part of a batch; and where heads or keys are mixed, which no
   fused kernel does yet, each step over the float32 map of logits reads and writes it.
-- Network: each device sends what the compiled program's collectives result in, twice for an
-  all-reduce, over all its links at once.
+- Network: each device sends what the compiled program's collectives result in, of a
+  reduce-scatter what it takes, twice for an all-reduce, over all its links at once.
 """
 
 import dataclasses

@@ -46,15 +46,15 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
         results = {
             kind: train(run_config, folder / kind, name=kind) for kind, run_config in runs.items()
         }
+    # Only the first process knows that the results are written.
+    if not is_first():
+        return results
+    if config.compare is not None:
         figures = {
             kind: json.loads((result.folder / "results.json").read_text())
             for kind, result in results.items()
         }
-        if is_first():
-            write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
-
-    if not is_first():
-        return results
+        write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
     pictures = save_pictures(results, folder / "pictures")
     console = Console(highlight=False)
     console.print(result_table(results))

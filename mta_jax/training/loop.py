@@ -229,7 +229,10 @@ class Interval:
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Interval":
         """What `notes` gave."""
-        return cls(**notes)
+        metrics: list[Mapping[str, Any]] = [
+            {name: np.asarray(x) for name, x in row.items()} for row in notes["metrics"]
+        ]
+        return cls(notes["step"], notes["position"], metrics)
 
 
 class _Run:
@@ -283,10 +286,7 @@ class _Run:
             last = step == config.num_steps
             loss = None
             if step % config.log_every == 0 or last:
-                fetched = jax.device_get(interval.metrics)
-                if int(fetched[-1]["stopped_at"]):
-                    self._stop(fetched, state, position, interval)
-                self._log(step, fetched)
+                self._log(step, self._fetched(state, position, interval))
                 interval = Interval(step, self._position(position))
             if step % config.evaluate_every == 0 or last:
                 loss = self._evaluate(step, state)
@@ -296,6 +296,9 @@ class _Run:
                 values = (f"{name} {value:.4g}" for name, value in self._shown.items())
                 self._progress.update(step, "  ".join(values))
             is_leaving = not last and self._preemption.stops_after(step)
+            if is_leaving and interval.metrics:
+                # Behind a bad step nothing is saved, so that its state can still be.
+                self._fetched(state, position, interval)
             if step % config.checkpoint.every == 0 or last or is_leaving:
                 self._save(step, state, self._position(position), interval, loss)
             if is_leaving:
@@ -354,6 +357,15 @@ class _Run:
         if row["skipped_steps"]:
             self._shown["skipped"] = row["skipped_steps"]
         self._shown["steps/s"] = len(fetched) / timing["seconds"]
+
+    def _fetched(
+        self, state: State, position: grain.DatasetIterator, interval: Interval
+    ) -> list[Mapping[str, np.ndarray]]:
+        """What the steps since the last line computed; where one was bad, the run ends."""
+        fetched = jax.device_get(interval.metrics)
+        if int(fetched[-1]["stopped_at"]):
+            self._stop(fetched, state, position, interval)
+        return fetched
 
     def _stop(
         self,

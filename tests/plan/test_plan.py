@@ -130,6 +130,23 @@ def test_a_mistake_is_one_line_that_says_what_would_fit(arguments, message):
     assert message in last
 
 
+def test_what_the_compiler_refuses_does_not_fit_whatever_its_digits_say():
+    full = TOPOLOGIES["v5e"].memory
+    refused = Plan(
+        config=TrainConfig(),
+        chip=TOPOLOGIES["v5e"],
+        mesh={"data": 1, "fsdp": 4, "context": 1, "tensor": 1},
+        params_bytes=0,
+        optimizer_bytes=0,
+        temp_bytes=None,
+        code_bytes=None,
+        peak_bytes=full,
+        memory_bytes=full,
+        collectives=[],
+    )
+    assert not refused.fits
+
+
 def test_bounds_are_those_of_the_arithmetic():
     config = TrainConfig()
     chip = TOPOLOGIES["v5p"]

@@ -32,8 +32,20 @@ PROGRAM = """HloModule jit_step
   ROOT %less = pred[] compare(%i, %five), direction=LT
 }
 
+%first_half (x: f8e4m3fn[2]) -> f8e4m3fn[8] {
+  %once = f8e4m3fn[8]{0} all-gather(%x), channel_id=4, frontend_attributes={chain_id="0"}
+}
+
+%second_half (x: f8e4m3fn[2]) -> f8e4m3fn[8] {
+  %again = f8e4m3fn[8]{0} all-gather(%x), channel_id=4, frontend_attributes={chain_id="0"}
+}
+
 ENTRY %main (x: f32[16]) -> f32[16] {
+  %x = f32[16]{0} parameter(0)
+  %begun = f8e4m3fn[8]{0} fusion(%x), kind=kCustom, calls=%first_half
+  %done = f8e4m3fn[8]{0} fusion(%x), kind=kCustom, calls=%second_half
   %gathered = f32[32,4]{1,0} all-gather(%x), dimensions={0}
+  %scattered = f32[4]{0} reduce-scatter(%x), channel_id=1, dimensions={0}, to_apply=%add
   %started = (f32[4]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}
   %loop = (s32[], f32[16]) while(%t), condition=%condition, body=%body
   ROOT %y = f32[16] get-tuple-element(%loop), index=1
@@ -68,5 +80,14 @@ def test_what_the_compiler_notes_of_a_loop_counts_first():
     assert {c.runs for c in collectives(noted) if c.kind == "all-reduce"} == {7}
 
 
+def test_a_reduce_scatter_sends_what_it_takes(found):
+    assert found["reduce-scatter", (("f32", (16,)),)].bytes_sent == 64
+
+
+def test_a_collective_behind_several_fusions_counts_once(found):
+    assert found["all-gather", (("f8", (8,)),)].bytes_sent == 8
+    assert len(collectives(PROGRAM)) == len(found)
+
+
 def test_nothing_else_is_found(found):
-    assert len(found) == 4
+    assert len(found) == 6

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mta_jax.errors import ConfigError, UserError
+from mta_jax.errors import ConfigError, PreemptedError, UserError
 from mta_jax.training import loop
 from mta_jax.training.comparison import result_table, run
 from mta_jax.training.config import CheckpointConfig, OptimizerConfig
@@ -56,6 +56,19 @@ def test_a_run_interrupted_twice_writes_the_same_bytes(finished, tmp_path, monke
         jax.tree.leaves(resumed.params), jax.tree.leaves(finished.params), strict=True
     ):
         np.testing.assert_array_equal(got, want)
+
+
+def test_a_run_asked_to_end_twice_between_two_lines_writes_the_same_bytes(tmp_path, monkeypatch):
+    config = toy_config(log_every=6, checkpoint=CheckpointConfig(every=6))
+    train(config, tmp_path / "whole", name="toy")
+    for step in (2, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Preemption, "stops_after", lambda _, now, step=step: now == step)
+            with pytest.raises(PreemptedError, match=f"step {step} of 12 is saved"):
+                train(config, tmp_path / "run", name="toy")
+    train(config, tmp_path / "run", name="toy")
+    contents = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "run")]
+    assert contents[0] == contents[1]
 
 
 def test_a_damaged_last_checkpoint_costs_steps_and_nothing_else(

@@ -132,6 +132,19 @@ def test_a_bad_step_stops_the_run_with_its_state_and_batch_saved(tmp_path):
 
 
 @pytest.mark.usefixtures("bad_batch")
+def test_a_run_asked_to_end_behind_a_bad_step_saves_the_state_before_it(tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        CONFIG, log_every=12, evaluate_every=12, checkpoint=CheckpointConfig(every=12)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Preemption, "stops_after", lambda _, step: step == BAD_STEP + 1)
+        with pytest.raises(UserError, match=f"loss is nan at step {BAD_STEP}"):
+            train(config, tmp_path / "run", name="toy")
+    assert read_weights(tmp_path / "run", "checkpoint").step == BAD_STEP - 1
+    train(skipping(config), tmp_path / "run", name="toy")
+
+
+@pytest.mark.usefixtures("bad_batch")
 def test_a_skipped_step_leaves_everything_as_it_was(tmp_path):
     result = train(skipping(CONFIG), tmp_path / "run", name="toy")
     rows = [row for row in result.rows if "loss" in row]

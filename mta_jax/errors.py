@@ -15,5 +15,3 @@ class ConfigError(UserError):
 
 class PreemptedError(UserError):
     """The process was asked to end, and has saved everything."""
-
-    exit_code = 0

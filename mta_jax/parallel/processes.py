@@ -44,7 +44,13 @@ class ProcessesConfig:
     """Seconds without a sign of life of one process after which the others end too, so that a
     scheduler can start all of them again."""
 
+    exit_code: int = 0
+    """Exit code after SIGTERM, when everything is saved. A scheduler that takes 0 for the end of
+    the work needs another to start it again, such as 75."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.exit_code < 126:
+            raise ValueError(f"processes.exit_code {self.exit_code}: must be in 0..125")
         for name in ("startup_timeout", "heartbeat_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"processes.{name} {getattr(self, name)}: must be at least 1")

@@ -7,13 +7,16 @@ from mta_jax.hardware.environment import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
 
+import itertools
 import logging
 import sys
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 
 from mta_jax.command_line import parse
 from mta_jax.command_line.subcommands import exit_code_of
+from mta_jax.errors import UserError
 from mta_jax.files import check_figures, write_figures
 from mta_jax.hardware.slices import chip_of, described_devices
 from mta_jax.plan.compilation import Plan, compile_plan
@@ -21,9 +24,8 @@ from mta_jax.plan.config import PlanConfig
 from mta_jax.plan.report import figures, plan_table, ranking
 from mta_jax.plan.roofline import roofline
 from mta_jax.plan.search import activation_bytes, candidates, changes, easier
+from mta_jax.training.config import TrainConfig
 from mta_jax.training.mesh import mesh_sizes
-
-_EASIER = 4
 
 
 def main(arguments: list[str]) -> int:
@@ -56,19 +58,16 @@ def _plan(config: PlanConfig) -> int:
     )
     found = {"as it is": plan}
     if not plan.fits:
-        for other in list(easier(config, num_chips))[:_EASIER]:
+        for other in _hopeful(easier(config, num_chips), config, num_chips):
             plan = compile_plan(other, config.topology, config.num_slices)
             found[changes(config, other)] = plan
             if plan.fits:
                 break
-        names = list(found)
         if plan.fits:
-            console.print(f"It does not fit. The nearest that does: {names[-1]}", soft_wrap=True)
+            verdict = f"The nearest that does: {list(found)[-1]}"
         else:
-            console.print(
-                f"It does not fit, nor does {names[-1]}: take a larger slice, or --search",
-                soft_wrap=True,
-            )
+            verdict = f"None of {len(found)} ways does: take a larger slice, or --search"
+        console.print(f"It does not fit. {verdict}", soft_wrap=True)
     _write(config, found)
     return 0 if found["as it is"].fits else 1
 
@@ -78,16 +77,24 @@ def _title(config: PlanConfig, num_chips: int) -> str:
     return f"{num_chips} chips, {slices} of {config.topology}"
 
 
-def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
+def _hopeful(
+    ways: Iterable[TrainConfig], config: PlanConfig, num_chips: int
+) -> Iterator[TrainConfig]:
+    """The first few ways whose activations alone do not fill the memory."""
     memory = chip_of(config.topology).memory
+    fitting = (way for way in ways if activation_bytes(way, num_chips) <= memory)
+    return itertools.islice(fitting, config.most_programs)
+
+
+def _search(config: PlanConfig, num_chips: int, console: Console) -> int:
     found: dict[str, Plan] = {}
-    for candidate in candidates(config, num_chips):
-        if len(found) == config.most_programs:
-            break
-        if activation_bytes(candidate, num_chips) > memory:
-            continue
+    for candidate in _hopeful(candidates(config, num_chips), config, num_chips):
         name = changes(config, candidate)
-        found[name] = compile_plan(candidate, config.topology, config.num_slices)
+        try:
+            found[name] = compile_plan(candidate, config.topology, config.num_slices)
+        except UserError as error:
+            console.print(f"{name}: {error}", soft_wrap=True)
+            continue
         verdict = "fits" if found[name].fits else "does not fit"
         console.print(f"{name}: {verdict}", soft_wrap=True)
     ranked = dict(

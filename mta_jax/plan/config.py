@@ -20,7 +20,8 @@ class PlanConfig(TrainConfig):
     """Try other meshes, micro-batches and rematerialisation, and rank them."""
 
     most_programs: int = 6
-    """Programs that a search compiles; each takes minutes for a large model."""
+    """Programs to compile where the run does not fit, or in a search; each takes minutes for a
+    large model."""
 
     json: str | None = None
     """File for the figures."""

@@ -42,7 +42,8 @@ def roofline(plan: Plan) -> Roofline:
     state = 2 * (plan.params_bytes + plan.optimizer_bytes)
     passes = 4 if model.remat == "full" else 3
     # The float32 parameters of all devices that share a copy, at two bytes each.
-    whole = plan.params_bytes * plan.mesh["fsdp"] // 2
+    copies = 1 if plan.config.optimizer.ema_decay is None else 2
+    whole = plan.params_bytes // copies * plan.mesh["fsdp"] // 2
     weights = plan.config.accumulate * passes * whole
     maps = passes * _map_bytes(model, plan.config.data.row_length) * plan.tokens
     return Roofline(

@@ -50,6 +50,7 @@ def main(arguments: list[str], *, prog: str, config: Path | None = None) -> int:
         run(settings)
     except PreemptedError as error:
         print(f"{prog}: {error}", file=sys.stderr)
+        return settings.processes.exit_code
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -89,10 +90,11 @@ def run_program(arguments: list[str], *, prog: str, config: Path | None = None) 
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     threading.excepthook = functools.partial(_report_thread, prog)
     exit_code = main(arguments, prog=prog, config=config)
-    if exit_code in (1, 130):
+    if exit_code in (1, 130) or (exit_code == 2 and jax.process_count() > 1):
         # A failed write leaves event loops and queues behind that would each print a
         # traceback of their own while Python shuts down, and a compilation that was
-        # interrupted can crash it. All files are closed by now.
+        # interrupted can crash it; JAX would wait minutes for processes that wait for this
+        # one. All files are closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)

@@ -257,8 +257,7 @@ class TrainConfig:
             raise ValueError(
                 f"accumulate {self.accumulate}: must divide data.batch_size {self.data.rows}"
             )
-        # A line is a mean over log_every steps, and a restart must not tear one in two. What is
-        # evaluated and sampled is known to be good by then.
+        # What is evaluated, sampled and saved is known to be good: only a line of metrics tells.
         intervals = {
             "checkpoint.every": self.checkpoint.every,
             "evaluate_every": self.evaluate_every,

@@ -211,19 +211,30 @@ class Interval:
       step: steps before them.
       position: where the data of all processes stood then.
       metrics: what each step computed.
+      seconds: what they took in a process before this one.
+      data_seconds: of them, those of waiting for data.
     """
 
     step: int
     position: Position
     metrics: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    data_seconds: float = 0.0
 
-    def notes(self) -> dict[str, Any]:
-        """As plain values; floats are exact."""
+    def notes(self, *, seconds: float, data_seconds: float) -> dict[str, Any]:
+        """As plain values; floats are exact.
+
+        Args:
+          seconds: what the steps took so far, in all.
+          data_seconds: of them, those of waiting for data.
+        """
         fetched = jax.device_get(self.metrics)
         return {
             "step": self.step,
             "position": self.position,
             "metrics": [{name: x.item() for name, x in row.items()} for row in fetched],
+            "seconds": seconds,
+            "data_seconds": data_seconds,
         }
 
     @classmethod
@@ -232,7 +243,7 @@ class Interval:
         metrics: list[Mapping[str, Any]] = [
             {name: np.asarray(x) for name, x in row.items()} for row in notes["metrics"]
         ]
-        return cls(notes["step"], notes["position"], metrics)
+        return cls(**{**notes, "metrics": metrics})
 
 
 class _Run:
@@ -276,7 +287,7 @@ class _Run:
           PreemptedError: where this machine is taken away; everything is saved.
         """
         config = self._config
-        self._speed.start()
+        self._speed.start(seconds=interval.seconds, data_seconds=interval.data_seconds)
         while step < config.num_steps:
             with self._speed.waiting_for_data():
                 batch = self._placed(next(position))
@@ -329,9 +340,10 @@ class _Run:
         interval: Interval,
         loss: float | None = None,
     ) -> None:
+        seconds, data_seconds = self._speed.so_far() if interval.metrics else (0.0, 0.0)
         notes = {
             "record_sizes": self._records.sync(),
-            "interval": interval.notes(),
+            "interval": interval.notes(seconds=seconds, data_seconds=data_seconds),
             "data": dict(self._data.summary),
             "tokenizer": self._data.tokenizer.fingerprint,
         }

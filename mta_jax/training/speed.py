@@ -26,10 +26,14 @@ class Speed:
         self._peak = None if peak is None else peak * mesh.size
         self.start()
 
-    def start(self) -> None:
-        """Begins an interval."""
-        self._began = time.perf_counter()
-        self._waited = 0.0
+    def start(self, *, seconds: float = 0.0, data_seconds: float = 0.0) -> None:
+        """Begins an interval, or goes on with one that has taken these seconds already."""
+        self._began = time.perf_counter() - seconds
+        self._waited = data_seconds
+
+    def so_far(self) -> tuple[float, float]:
+        """Seconds of this interval, and of them those of waiting for data."""
+        return time.perf_counter() - self._began, self._waited
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -48,12 +52,12 @@ class Speed:
           of it, ``flops_per_second`` (see `mta_jax.models.flops`), and ``mfu``, their share of
           the devices' peak, where that is known.
         """
-        seconds = time.perf_counter() - self._began
+        seconds, waited = self.so_far()
         tokens_per_second = num_steps * self._tokens / seconds
         figures = {
             "seconds": seconds,
-            "data_seconds": self._waited,
-            "compute_seconds": seconds - self._waited,
+            "data_seconds": waited,
+            "compute_seconds": seconds - waited,
             "tokens_per_second": tokens_per_second,
             "flops_per_second": tokens_per_second * self._flops_per_token,
         }

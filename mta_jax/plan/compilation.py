@@ -25,7 +25,11 @@ from mta_jax.training.state import make_program
 from mta_jax.training.step import make_train_step
 
 _OUT_OF_MEMORY = re.compile(r"ran out of memory (?:in memory space|on) hbm", re.IGNORECASE)
-_USED = re.compile(r"used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", re.IGNORECASE)
+# The second where a first look at the program is enough.
+_USED = (
+    re.compile(r"used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", re.IGNORECASE),
+    re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)"),
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -127,7 +131,7 @@ def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> P
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
+        used = next((match for form in _USED if (match := form.search(str(error)))), None)
         if not _OUT_OF_MEMORY.search(str(error)) or used is None:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"topology {slice_name}: does not compile ({reason})") from None

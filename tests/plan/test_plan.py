@@ -114,7 +114,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_says_what_does(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology", "v9:2x2"], "must be one of v5e, v5p, v6e and a shape"),
+        (["--topology", "v9:2x2"], "must be one of v5e, v5p, v6e, h100 and a shape"),
         (["--topology", "v5p:3x3x3"], "libtpu refuses it"),
         (["--mesh.fsdp", "3"], "is 3 devices, and there are 4: mesh.fsdp 4 or null would fit"),
         (["--mesh.tensor", "3"], "must divide the 4 devices there are, and 3 does not; 1, 2, 4"),

@@ -98,6 +98,15 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Shapes and dtypes of a tree, each with its sharding from a tree of the same structure."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
+
+
 def _spec_of_leaf(path: Any, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
     names = tuple(str(getattr(entry, "key", entry)) for entry in path[-2:])
     axes = PARAMETERS.get(names) if len(names) == 2 else None

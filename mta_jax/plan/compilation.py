@@ -16,7 +16,7 @@ from mta_jax.models.flops import flops_per_token
 from mta_jax.ops.target import targeting
 from mta_jax.parallel.feed import batch_sharding
 from mta_jax.parallel.mesh import on
-from mta_jax.parallel.rules import state_shardings
+from mta_jax.parallel.rules import state_shardings, with_shardings
 from mta_jax.plan.program_text import Collective, collectives
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.memory import bytes_of_device
@@ -103,11 +103,7 @@ def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> P
     config = program.config
     mesh = mesh_of(config, devices)
     state = program.abstract_state
-    arguments = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        state_shardings(state, mesh),
-    )
+    arguments = with_shardings(state, state_shardings(state, mesh))
     shape = (config.data.rows, config.data.row_length)
     dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "targets_weights": jnp.float32}
     if config.data.source == "text" and config.data.text.separate_documents:

@@ -23,7 +23,7 @@ from mta_jax.parallel.feed import on_mesh, rows_of_process, whole
 from mta_jax.parallel.mesh import on
 from mta_jax.parallel.preemption import Preemption
 from mta_jax.parallel.processes import gathered, is_first, on_first
-from mta_jax.parallel.rules import constrain_state, state_shardings
+from mta_jax.parallel.rules import constrain_state, state_shardings, with_shardings
 from mta_jax.training import bad_step, run_folder
 from mta_jax.training.changed_data import change_of_data
 from mta_jax.training.checkpoint import Checkpoints
@@ -112,8 +112,10 @@ def _train(
         keep_best=config.checkpoint.keep_best,
         config=plain(config),
     ) as checkpoints:
+        abstract = program.abstract_state
         restored = checkpoints.restore(
-            _with_shardings(program.abstract_state, mesh), lambda line: print(f"{name}: {line}")
+            with_shardings(abstract, state_shardings(abstract, mesh)),
+            lambda line: print(f"{name}: {line}"),
         )
         if restored:
             step, state, notes = restored.step, restored.state, restored.notes
@@ -166,15 +168,6 @@ def _train(
     if is_first():
         write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")
     return result
-
-
-def _with_shardings(abstract_state: State, mesh: Mesh) -> State:
-    """Shapes and dtypes, each with its place on the mesh."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_state,
-        state_shardings(abstract_state, mesh),
-    )
 
 
 def _check_held_out(data: Data) -> None:

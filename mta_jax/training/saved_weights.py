@@ -11,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from mta_jax.command_line.plain import from_plain
 from mta_jax.data import Tokenizer
 from mta_jax.errors import ConfigError, UserError
+from mta_jax.parallel.rules import with_shardings
 from mta_jax.training.checkpoint import checksums, first_line
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.state import Program, make_program
@@ -57,11 +58,7 @@ def read_weights(location: str | Path, setting: str, *, shardings: Any = None) -
         shardings = jax.tree.map(lambda _: device, abstract[name])
     scalar = _replicated(jax.tree.leaves(shardings)[0])
     wanted = {
-        name: jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract[name],
-            shardings,
-        ),
+        name: with_shardings(abstract[name], shardings),
         # The sum of every leaf's bits, in the order of the leaves.
         "checksums": [jax.ShapeDtypeStruct((), "uint32", sharding=scalar) for _ in paths],
     }

@@ -54,9 +54,6 @@ SAVE_EVERY = 6
 # Steps of the run for each disturbance.
 _STRETCH = 3 * SAVE_EVERY
 
-MOST_LOST = 2 * SAVE_EVERY
-"""Steps that a process may lose: those since its last save, and those before, trained while that
-save was still being written. It begins no save before the last is complete."""
 
 _EXIT_CODES: dict[Kind, int] = {
     "kill": -9,
@@ -80,6 +77,9 @@ class FaultsConfig:
     seed: int = 0
     """Decides the order of the kinds, and the moments."""
 
+    asynchronous: bool = True
+    """Whether the run goes on training while a checkpoint is written (checkpoint.asynchronous)."""
+
     folder: str | None = None
     """New or empty folder for both runs; null: a temporary one."""
 
@@ -91,6 +91,15 @@ class FaultsConfig:
             raise ValueError(f"kills {self.kills}: must be at least 1")
         if not self.kinds:
             raise ValueError("kinds []: name at least one")
+
+    @property
+    def most_lost(self) -> int:
+        """Steps that a process may lose.
+
+        Those since its last save, and, where it goes on meanwhile, those that it took while that
+        save was still being written: it begins no save before the last is complete.
+        """
+        return 2 * SAVE_EVERY if self.asynchronous else SAVE_EVERY
 
 
 def main(arguments: list[str]) -> int:
@@ -115,11 +124,11 @@ def main(arguments: list[str]) -> int:
         disturbances, problems = drill(config, folder)
     console = Console(highlight=False)
     console.print(_table(disturbances))
-    console.print(_summary(disturbances), soft_wrap=True)
+    console.print(_summary(disturbances, config.most_lost), soft_wrap=True)
     if config.json:
         content = {
             "config": dataclasses.asdict(config),
-            "most_lost": MOST_LOST,
+            "most_lost": config.most_lost,
             "disturbances": [dataclasses.asdict(row) | {"lost": row.lost} for row in disturbances],
             "problems": problems,
         }
@@ -150,15 +159,15 @@ def _write_capitals(path: Path) -> None:
             file.write(json.dumps({"text": str(document.content).upper()}) + "\n")
 
 
-def run_config(kills: int, capitals: Path) -> TrainConfig:
+def run_config(config: FaultsConfig, capitals: Path) -> TrainConfig:
     """The run: every random stream, two domains, packed documents, accumulated gradients.
 
     Args:
-      kills: how often it will be disturbed.
+      config: what will be done to it.
       capitals: text of the second domain.
     """
     return TrainConfig(
-        num_steps=(kills + 4) * _STRETCH,
+        num_steps=(config.kills + 4) * _STRETCH,
         log_every=LOG_EVERY,
         evaluate_every=8 * LOG_EVERY,
         accumulate=2,
@@ -185,7 +194,7 @@ def run_config(kills: int, capitals: Path) -> TrainConfig:
             ),
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
-        checkpoint=CheckpointConfig(every=SAVE_EVERY),
+        checkpoint=CheckpointConfig(every=SAVE_EVERY, asynchronous=config.asynchronous),
         sample=SampleConfig(every=16 * LOG_EVERY, prompt="The ", num_tokens=8),
     )
 
@@ -201,7 +210,7 @@ def drill(config: FaultsConfig, folder: Path) -> tuple[list[Disturbance], list[s
     """
     settings, capitals = folder / "config.yaml", folder / "capitals.jsonl"
     _write_capitals(capitals)
-    settings.write_text(to_yaml(run_config(config.kills, capitals)), encoding="utf-8")
+    settings.write_text(to_yaml(run_config(config, capitals)), encoding="utf-8")
 
     def start(name: str, number: int = 0) -> TrainingProcess:
         return TrainingProcess(
@@ -238,7 +247,7 @@ def drill(config: FaultsConfig, folder: Path) -> tuple[list[Disturbance], list[s
     for number, (kind, reached, code, cut_save) in enumerate(ends, 1):
         resumed = next(step for step in resumptions[number:] if step is not None)
         disturbances.append(Disturbance(kind, reached, resumed, code, cut_save))
-    problems += _problems_of(disturbances)
+    problems += _problems_of(disturbances, config.most_lost)
     return disturbances, problems + differences(whole, disturbed)
 
 
@@ -249,14 +258,14 @@ def _problems_of_start(process: TrainingProcess, number: int) -> list[str]:
     return [f"process {number} continued from step {said}; {process.saved_before} was saved"]
 
 
-def _problems_of(disturbances: Sequence[Disturbance]) -> list[str]:
+def _problems_of(disturbances: Sequence[Disturbance], most_lost: int) -> list[str]:
     problems = []
     for number, row in enumerate(disturbances):
         where = f"disturbance {number} ({row.kind} at step {row.reached})"
         expected = _EXIT_CODES[row.kind]
         if row.exit_code != expected:
             problems.append(f"{where}: ended with {row.exit_code}, must be {expected}")
-        most = 0 if row.kind == "terminate" else MOST_LOST
+        most = 0 if row.kind == "terminate" else most_lost
         if row.lost > most:
             problems.append(f"{where}: {row.lost} steps lost, must be at most {most}")
     return problems
@@ -295,14 +304,14 @@ def _table(disturbances: Sequence[Disturbance]) -> Table:
     return table
 
 
-def _summary(disturbances: Sequence[Disturbance]) -> str:
+def _summary(disturbances: Sequence[Disturbance], most_lost: int) -> str:
     counts = Counter(row.kind for row in disturbances)
     lost = [row.lost for row in disturbances]
     between = sum(row.resumed % LOG_EVERY > 0 for row in disturbances)
     return (
         f"{len(disturbances)} disturbances ("
         + ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-        + f"): {sum(lost)} steps lost, at most {max(lost)} at once ({MOST_LOST} may be); "
+        + f"): {sum(lost)} steps lost, at most {max(lost)} at once ({most_lost} may be); "
         f"{sum(row.cut_save for row in disturbances)} saves cut off; {between} times continued "
         "between two lines of metrics"
     )

@@ -146,6 +146,10 @@ class CheckpointConfig:
     """Checkpoints to keep besides: of those written at an evaluation, the ones with the lowest
     held-out loss, a mean over held-out sets."""
 
+    asynchronous: bool = True
+    """Go on training while a checkpoint is written. False: a run that is killed loses `every` steps
+    at most; otherwise those that it took while the last save was being written, too."""
+
     def __post_init__(self) -> None:
         if self.keep_best < 0:
             raise ValueError(f"checkpoint.keep_best {self.keep_best}: must be at least 0")

@@ -305,8 +305,9 @@ class _Run:
                 self._fetched(state, position, interval)
             if step % config.checkpoint.every == 0 or last or is_leaving:
                 self._save(step, state, self._position(position), interval, loss)
+                if is_leaving or not config.checkpoint.asynchronous:
+                    self._checkpoints.wait()
             if is_leaving:
-                self._checkpoints.wait()
                 raise PreemptedError(
                     f"asked to end: step {step} of {config.num_steps} is saved; the same command "
                     "continues the run"

@@ -1,79 +1,275 @@
-"""Sampling from a language model by running it over the whole sequence each time.
+"""Writing on from prompts with a language model."""
 
-The simple way: every new token costs a full forward pass over a buffer of fixed
-length. It needs no cache and suits short samples during training.
-"""
-
-import functools
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
+from mta_jax.inference import decoding
+from mta_jax.inference.decoding import Written, bucket
+from mta_jax.inference.sampling import UNFILTERED, Sampling
 from mta_jax.typing import Array, DropoutKey, Int
 
+Finish = Literal["end", "stop", "length"]
+"""Why a text ends: the model ended the document, somebody who watched did, or it has as many
+tokens as were asked for."""
 
-def generate(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    prompt: Int[np.ndarray, "P"],
-    *,
-    num_tokens: int,
-    temperature: float,
-    eos_id: int,
-    key: DropoutKey,
-) -> np.ndarray:
-    """Continues a prompt, until the document ends or `num_tokens` are written.
 
-    Args:
-      graphdef: structure of the model.
-      params: its parameters.
-      prompt: token ids; at least one.
-      num_tokens: most tokens to write.
-      temperature: divides the logits; 0 takes the likeliest token.
-      eos_id: token that ends the text; not part of the result.
-      key: random key.
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What was written after one prompt.
 
-    Returns:
-      The new token ids.
-
-    Raises:
-      ValueError: for an empty prompt or a negative temperature.
+    Attributes:
+      tokens: new token ids, without the end token, int32 [tokens].
+      log_probs: of each by the model, before any filter of the sampling, float32 [tokens].
+      finish: None while it is being written.
     """
-    if len(prompt) == 0:
-        raise ValueError("prompt is empty: it needs at least one token, such as the begin token")
-    if temperature < 0:
-        raise ValueError(f"temperature {temperature}: must be at least 0")
-    buffer = np.zeros((1, len(prompt) + num_tokens), np.int32)
-    buffer[0, : len(prompt)] = prompt
-    filled = _fill(graphdef, params, buffer, len(prompt), temperature, key)
-    written = np.asarray(filled)[0, len(prompt) :]
-    ends = np.flatnonzero(written == eos_id)
-    return written[: ends[0]] if ends.size else written
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    finish: Finish | None
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _fill(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    buffer: Array,
-    start: int | Array,
-    temperature: float | Array,
-    key: DropoutKey,
-) -> Array:
-    """Fills the buffer [1, T] from `start` on, one token after the other."""
-    model = nnx.merge(graphdef, params)
+Watch = Callable[[Sequence[Continuation]], Sequence[bool]]
+"""Sees all continuations as they stand, and says which of them to end there."""
 
-    def write_one(index: Array, buffer: Array) -> Array:
-        # Causality makes the rest of the buffer, not yet written, irrelevant.
-        logits = model(buffer)[0, index - 1]
-        likeliest = jnp.argmax(logits)
-        drawn = jax.random.categorical(
-            jax.random.fold_in(key, index), logits / jnp.maximum(temperature, 1e-6)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much is computed at once, and how far attention reaches."""
+
+    chunk: int = 512
+    """Prompt tokens of a sequence that are read at once."""
+
+    block: int = 16
+    """Tokens of a sequence that are written between two looks at them."""
+
+    window: int | None = None
+    """Tokens that attention sees, older ones are forgotten; null: all."""
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "block", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A language model that writes.
+
+    Every new token costs the attention of one query, and of the few before it that kernels
+    reach, to the keys that were kept of all tokens before.
+
+    Attributes:
+      graphdef: structure of the model, one with `empty_cache`, `extend` and `logits` as
+        `mta_jax.models.Transformer` has them.
+      params: its parameters.
+      eos_id: token that ends a document.
+      num_tokens: how many tokens may be written, the first of the vocabulary; a model may
+        have more than its tokenizer.
+      limits: see there.
+    """
+
+    graphdef: nnx.GraphDef
+    params: Any
+    eos_id: int
+    num_tokens: int
+    limits: Limits = Limits()
+
+    def generate(
+        self,
+        prompts: Sequence[Int[np.ndarray, "P"]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = UNFILTERED,
+        keys: DropoutKey | None = None,
+        num_samples: int = 1,
+        watch: Watch | None = None,
+    ) -> list[Continuation]:
+        """Writes on from each prompt, all of them at once.
+
+        What is written depends on its prompt, its key and the number of its sample, and
+        not on the others beside it.
+
+        Args:
+          prompts: token ids, at least one each; of any lengths.
+          max_new_tokens: most tokens to write.
+          sampling: how they are drawn.
+          keys: random key of each prompt, [prompts]; None: that of seed 0.
+          num_samples: continuations of each prompt.
+          watch: called every `limits.block` tokens.
+
+        Returns:
+          The continuations; those of one prompt follow each other.
+
+        Raises:
+          ValueError: for an empty prompt, or numbers below 1.
+        """
+        if keys is None:
+            keys = jnp.stack([jax.random.key(0)] * len(prompts))
+        _check(prompts, max_new_tokens, num_samples, keys)
+        settings = sampling.settings
+        logits, cache = self._read(prompts)
+        seen = _seen(prompts, logits.shape[-1]) if "repetition_penalty" in settings else None
+        if num_samples > 1:
+            logits, cache, seen = jax.tree.map(
+                lambda x: jnp.repeat(x, num_samples, axis=0), (logits, cache, seen)
+            )
+        written = decoding.begin(
+            logits,
+            cache,
+            _keys_of_samples(keys, num_samples),
+            seen,
+            settings,
+            num_tokens=self.num_tokens,
         )
-        return buffer.at[0, index].set(jnp.where(temperature > 0, drawn, likeliest))
+        return self._write(written, settings, max_new_tokens, watch)
 
-    return lax.fori_loop(start, buffer.shape[1], write_one, jnp.asarray(buffer))
+    def _read(self, prompts: Sequence[np.ndarray]) -> tuple[Array, Any]:
+        """Logits after each prompt, and the cache of the prompts."""
+        lengths = np.array([len(prompt) for prompt in prompts])
+        window = self.limits.window
+        chunk = min(bucket(lengths.max()), self.limits.chunk)
+        if window is not None:
+            # No query of the first chunk sees less than all of it.
+            chunk = min(chunk, window)
+        num_chunks = -(-lengths.max() // chunk)
+        padded = np.zeros((len(prompts), num_chunks * chunk), np.int32)
+        for row, prompt in zip(padded, prompts, strict=True):
+            row[: len(prompt)] = prompt
+
+        capacity = chunk if window is not None else num_chunks * chunk
+        cache = nnx.merge(self.graphdef, self.params).empty_cache(len(prompts), bucket(capacity))
+        logits = None
+        for start in range(0, num_chunks * chunk, chunk):
+            counts = np.clip(lengths - start, 0, chunk)
+            found, cache = decoding.read(
+                self.graphdef,
+                self.params,
+                padded[:, start : start + chunk],
+                self._with_room(cache, chunk),
+                counts,
+                from_empty=start == 0,
+                window=window if start else None,
+            )
+            logits = found if logits is None else jnp.where(counts[:, None] > 0, found, logits)
+        assert logits is not None
+        return logits, cache
+
+    def _write(
+        self,
+        written: Written,
+        settings: dict[str, float],
+        max_new_tokens: int,
+        watch: Watch | None,
+    ) -> list[Continuation]:
+        rows = [_Row() for _ in range(written.token.shape[0])]
+        for start in range(0, max_new_tokens, self.limits.block):
+            count = min(self.limits.block, max_new_tokens - start)
+            cache = self._with_room(written.cache, count)
+            tokens, log_probs, written = decoding.write(
+                self.graphdef,
+                self.params,
+                dataclasses.replace(written, cache=cache),
+                settings,
+                count,
+                self.eos_id,
+                block=self.limits.block,
+                num_tokens=self.num_tokens,
+                window=self.limits.window,
+            )
+            for row, new, new_log_probs in zip(
+                rows, np.asarray(tokens), np.asarray(log_probs), strict=True
+            ):
+                row.add(new[:count], new_log_probs[:count], self.eos_id)
+            if start + count == max_new_tokens:
+                for row in rows:
+                    row.end("length")
+            if watch is not None:
+                for row, is_ended in zip(rows, watch([row.so_far for row in rows]), strict=True):
+                    if is_ended:
+                        row.end("stop")
+            if all(row.finish for row in rows):
+                break
+            is_done = jnp.array([row.finish is not None for row in rows])
+            written = dataclasses.replace(written, is_done=is_done)
+        return [row.so_far for row in rows]
+
+    def _with_room(self, cache: Any, num_tokens: int) -> Any:
+        """The cache with room for more tokens of each sequence."""
+        if cache.capacity >= int(jnp.max(cache.lengths)) + num_tokens:
+            return cache
+        window = self.limits.window
+        if window is None:
+            return cache.grown(bucket(int(jnp.max(cache.lengths)) + num_tokens))
+        # Half as much again, so that tokens move seldom.
+        keep = window + cache.num_past_queries
+        needed = bucket(keep + max(keep // 2, num_tokens))
+        cache = cache.shifted(keep)
+        return cache if cache.capacity >= needed else cache.grown(needed)
+
+
+class _Row:
+    """One continuation as it is written."""
+
+    def __init__(self) -> None:
+        self.finish: Finish | None = None
+        self._tokens: list[np.ndarray] = []
+        self._log_probs: list[np.ndarray] = []
+
+    def add(self, tokens: np.ndarray, log_probs: np.ndarray, eos_id: int) -> None:
+        """Adds new tokens up to the end token."""
+        if self.finish is not None:
+            return
+        ends = np.flatnonzero(tokens == eos_id)
+        if ends.size:
+            self.finish = "end"
+            tokens, log_probs = tokens[: ends[0]], log_probs[: ends[0]]
+        self._tokens.append(tokens)
+        self._log_probs.append(log_probs)
+
+    def end(self, finish: Finish) -> None:
+        """Ends it, unless it has ended."""
+        self.finish = self.finish or finish
+
+    @property
+    def so_far(self) -> Continuation:
+        return Continuation(
+            np.concatenate(self._tokens), np.concatenate(self._log_probs), self.finish
+        )
+
+
+def _check(
+    prompts: Sequence[np.ndarray], max_new_tokens: int, num_samples: int, keys: Array
+) -> None:
+    if not prompts:
+        raise ValueError("prompts []: give at least one")
+    for number, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(
+                f"prompt {number} is empty: it needs at least one token, such as the begin token"
+            )
+    for name, value in (("max_new_tokens", max_new_tokens), ("num_samples", num_samples)):
+        if value < 1:
+            raise ValueError(f"{name} {value}: must be at least 1")
+    if keys.shape != (len(prompts),):
+        raise ValueError(f"keys {keys.shape} for {len(prompts)} prompts: give one for each")
+
+
+def _keys_of_samples(keys: DropoutKey, num_samples: int) -> Array:
+    """The random key of each continuation."""
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
+    return fold(keys, jnp.arange(num_samples)).reshape(-1)
+
+
+def _seen(prompts: Sequence[np.ndarray], vocab_size: int) -> Array:
+    """Which tokens each prompt has."""
+    seen = np.zeros((len(prompts), vocab_size), bool)
+    for row, prompt in zip(seen, prompts, strict=True):
+        row[prompt] = True
+    return jnp.asarray(seen)

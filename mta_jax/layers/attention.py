@@ -7,14 +7,17 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import nnx
 
+from mta_jax.layers.cache import AttentionCache
 from mta_jax.layers.group_norm import GroupNorm, GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.layers.mixing import HeadMixing, KeyQueryConvolution
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
 from mta_jax.ops.multi_token_attention import (
     Implementation,
+    cached_multi_token_attention,
     multi_token_attention,
     multi_token_attention_weights,
+    num_past_queries,
 )
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.parallel.attention import attend_on_mesh
@@ -314,6 +317,64 @@ class MultiTokenAttention(nnx.Module):
         """The output of the layer from the outputs of its heads."""
         heads = heads if self.group_norm is None else self.group_norm(heads)
         return self.out_proj(constrain(heads, "batch", "length", "heads", None))
+
+    def empty_cache(self, batch_size: int, capacity: int) -> AttentionCache:
+        """A cache with room for so many tokens of each sequence, for `extend`."""
+        kernels = self._kernels()
+        num_heads, head_dim = self.query_proj.out_features
+        return AttentionCache.empty(
+            batch_size,
+            capacity,
+            num_heads=num_heads,
+            num_kv_heads=self.key_proj.out_features[0],
+            head_dim=head_dim,
+            num_past_queries=num_past_queries(kernels["pre_kq_kernel"], kernels["post_kq_kernel"]),
+            dtype=self.key_proj.dtype or self.key_proj.param_dtype,
+        )
+
+    def extend(
+        self,
+        inputs: Float[Array, "B T D"],
+        cache: AttentionCache,
+        *,
+        starts: Int[Array, "B"],
+        counts: Int[Array, "B"],
+        positions: Int[Array, "B T"],
+        window: int | None = None,
+        from_empty: bool = False,
+    ) -> tuple[Float[Array, "B T Do"], AttentionCache]:
+        """Causal self-attention of new tokens to themselves and those of a cache.
+
+        The outputs are those of `__call__` for all tokens together, at the new ones.
+
+        Args:
+          inputs: the new tokens; those of a sequence beyond its count are padding, whose
+            outputs mean nothing.
+          cache: the tokens before them.
+          starts: how many of those each sequence has.
+          counts: how many new tokens each sequence has, at least 0.
+          positions: of the new tokens, for rotary embedding.
+          window: tokens that a query sees, itself included; None: all before it.
+          from_empty: whether the cache is empty and there is no window; then attention is
+            that of `__call__`, and as fast.
+
+        Raises:
+          ValueError: where attention is not causal.
+        """
+        if not self.is_causal:
+            raise ValueError("is_causal False: attention to later tokens cannot be extended")
+        q, k = self._queries_and_keys(inputs, inputs, positions, None)
+        v = self.value_proj(inputs)
+        past = cache.query
+        cache = cache.appended(q, k, v, starts=starts, counts=counts)
+        options: dict[str, Any] = {**self._kernels(), "key_padding": self.key_padding}
+        if from_empty:
+            heads = multi_token_attention(q, k, v, implementation=self.implementation, **options)
+        else:
+            heads = cached_multi_token_attention(
+                q, past, cache.key, cache.value, starts=starts, window=window, **options
+            )
+        return self.join(heads), cache
 
     def attention_weights(
         self,

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.attention import default_head_dim, dropout_key, hashable_implementation
+from mta_jax.layers.cache import DifferentialCache
 from mta_jax.layers.group_norm import GroupNorm, lambda_init
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
 from mta_jax.ops.differential_attention import (
+    cached_differential_attention,
     differential_attention,
     differential_attention_weights,
 )
@@ -128,6 +130,50 @@ class DifferentialAttention(nnx.Module):
             implementation=self.implementation,
         )
         return self.out_proj(constrain(self.group_norm(out), "batch", "length", "heads", None))
+
+    def empty_cache(self, batch_size: int, capacity: int) -> DifferentialCache:
+        """A cache with room for so many tokens of each sequence, for `extend`."""
+        num_kv_heads, head_dim = self.key_proj.out_features
+        return DifferentialCache.empty(
+            batch_size,
+            capacity,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            dtype=self.key_proj.dtype or self.key_proj.param_dtype,
+        )
+
+    def extend(
+        self,
+        inputs: Float[Array, "B T D"],
+        cache: DifferentialCache,
+        *,
+        starts: Int[Array, "B"],
+        counts: Int[Array, "B"],
+        positions: Int[Array, "B T"],
+        window: int | None = None,
+        from_empty: bool = False,
+    ) -> tuple[Float[Array, "B T D"], DifferentialCache]:
+        """Attention of new tokens to themselves and those of a cache.
+
+        As `MultiTokenAttention.extend`.
+        """
+        q, k = self._queries_and_keys(inputs, positions)
+        v = self.value_proj(inputs)
+        cache = cache.appended(k, v, starts=starts, counts=counts)
+        lam = self._lambda()
+        if from_empty:
+            out = differential_attention(q, k, v, lam, implementation=self.implementation)
+        else:
+            out = cached_differential_attention(
+                q,
+                cache.first_key,
+                cache.second_key,
+                cache.value,
+                lam,
+                starts=starts,
+                window=window,
+            )
+        return self.out_proj(self.group_norm(out)), cache
 
     def attention_weights(
         self,

@@ -10,6 +10,7 @@ from flax import nnx
 from mta_jax.layers import DifferentialAttention, Embedding, MultiTokenAttention, SwiGLU
 from mta_jax.layers.attention import dropout_key
 from mta_jax.layers.initializers import projection_init
+from mta_jax.models.cache import Cache, LayerCache
 from mta_jax.models.config import ModelConfig
 from mta_jax.models.scan import scan_layers
 from mta_jax.parallel.rules import constrain
@@ -97,6 +98,15 @@ class Block(nnx.Module):
         """Applies the layer; options go to the attention."""
         x = _split_rows(x + self.attention(self.attention_norm(x), **options))
         return _split_rows(x + self.mlp(self.mlp_norm(x)))
+
+    def extend(
+        self, x: Float[Array, "B T D"], cache: LayerCache, **options: Any
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Applies the layer to new tokens; options go to the attention's `extend`."""
+        attention: Any = self.attention
+        attended, cache = attention.extend(self.attention_norm(x), cache, **options)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), cache
 
 
 class Transformer(nnx.Module):
@@ -221,6 +231,59 @@ class Transformer(nnx.Module):
         if self.head is None:
             return self.embedding.attend(features)
         return self.head(features)
+
+    def empty_cache(self, batch_size: int, capacity: int) -> Cache:
+        """A cache with room for so many tokens of each sequence, for `extend`."""
+        return Cache.of(
+            [block.attention.empty_cache(batch_size, capacity) for block in self.layers],
+            batch_size,
+        )
+
+    def extend(
+        self,
+        tokens: Int[Array, "B T"],
+        cache: Cache,
+        *,
+        counts: Int[Array, "B"] | None = None,
+        window: int | None = None,
+        from_empty: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """What the output layer reads at new tokens, and the cache with them.
+
+        Equal to `features` of all tokens together, at the new ones. Sequences may have
+        different lengths, and chunks any. A cache that has no room gives NaN, since
+        under `jax.jit` nothing can be raised: see `Cache.room`.
+
+        Args:
+          tokens: the new tokens; those of a sequence beyond its count are padding, whose
+            features mean nothing.
+          cache: the tokens before them, from `empty_cache` or an earlier call.
+          counts: how many new tokens each sequence has, from 0 to T; None: T.
+          window: tokens that attention sees, the query's included; None: all.
+          from_empty: the cache is empty; then no slower than `features`.
+
+        Raises:
+          ValueError: for a window with `from_empty`.
+        """
+        if from_empty and window is not None:
+            raise ValueError(f"window {window} with from_empty: the first tokens have none")
+        if counts is None:
+            counts = jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32)
+        options: dict[str, Any] = {
+            "starts": cache.lengths,
+            "counts": counts,
+            "positions": (cache.lengths + cache.dropped)[:, None] + jnp.arange(tokens.shape[1]),
+            "window": window,
+            "from_empty": from_empty,
+        }
+        fits = cache.lengths + counts <= cache.capacity
+        x = self.embedding(tokens)
+        layers = []
+        for block, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x, layer_cache = block.extend(x, layer_cache, **options)
+            layers.append(layer_cache)
+        features = jnp.where(fits[:, None, None], self.final_norm(x), jnp.nan)
+        return features, cache.with_tokens(layers, counts)
 
     def attention_weights(
         self,

@@ -5,10 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from mta_jax.ops.multi_token_attention import (
+    cached_multi_token_attention,
     multi_token_attention,
     multi_token_attention_weights,
 )
-from mta_jax.typing import Array, Float
+from mta_jax.typing import Array, Float, Int
 
 
 def differential_attention(
@@ -55,6 +56,38 @@ def differential_attention_weights(
     first = multi_token_attention_weights(query[:, :, 0::2], key[:, :, 0::2], **options)
     second = multi_token_attention_weights(query[:, :, 1::2], key[:, :, 1::2], **options)
     return first - lam * second
+
+
+def cached_differential_attention(
+    query: Float[Array, "B T N H"],
+    first_key: Float[Array, "B Kv H S"],
+    second_key: Float[Array, "B Kv H S"],
+    value: Float[Array, "B Kv S Hv"],
+    lam: float | Float[Array, ""],
+    *,
+    starts: Int[Array, "B"],
+    window: int | None = None,
+) -> Float[Array, "B T Nv Hv"]:
+    """The rows of causal `differential_attention` that belong to new queries.
+
+    Args:
+      query: new queries; query t of sequence b stands at ``starts[b] + t``.
+      first_key: keys of the first head of each pair, by position, as columns.
+      second_key: keys of the second.
+      value: values by position.
+      lam: weight of the subtracted map.
+      starts: position of the first new query of each sequence.
+      window: keys that a query sees, itself included; None: all before it.
+    """
+    none = jnp.zeros_like(query[:, :0, 0::2])
+    options: dict[str, Any] = {
+        "starts": starts,
+        "window": window,
+        "out_dtype": jnp.promote_types(value.dtype, jnp.float32),
+    }
+    first = cached_multi_token_attention(query[:, :, 0::2], none, first_key, value, **options)
+    second = cached_multi_token_attention(query[:, :, 1::2], none, second_key, value, **options)
+    return (first - lam * second).astype(value.dtype)
 
 
 def _check_pairs(query: Array, key: Array) -> None:

@@ -18,7 +18,8 @@ from mta_jax.command_line.plain import plain
 from mta_jax.data import Batch, Data, Position, joined, load_data
 from mta_jax.errors import ConfigError, PreemptedError, UserError
 from mta_jax.files import write_atomically
-from mta_jax.inference.generate import generate
+from mta_jax.inference.generate import Decoder
+from mta_jax.inference.sampling import Sampling
 from mta_jax.parallel.feed import on_mesh, rows_of_process, whole
 from mta_jax.parallel.mesh import on
 from mta_jax.parallel.preemption import Preemption
@@ -449,17 +450,19 @@ class _Run:
         sample, tokenizer = self._config.sample, self._data.tokenizer
         prompt = np.concatenate([[tokenizer.bos_id], tokenizer.encode(sample.prompt)])
         key = jax.random.fold_in(jax.random.key(self._config.seed), SAMPLE_STREAM)
-        written = generate(
-            self._program.graphdef,
-            evaluated(state),
-            prompt,
-            num_tokens=sample.num_tokens,
-            temperature=sample.temperature,
+        decoder = Decoder(
+            graphdef=self._program.graphdef,
+            params=evaluated(state),
             eos_id=tokenizer.eos_id,
-            key=jax.random.fold_in(key, step),
+            num_tokens=tokenizer.vocab_size,
         )
-        # A model may have more tokens than its tokenizer.
-        text = sample.prompt + tokenizer.decode(written[written < tokenizer.vocab_size])
+        (written,) = decoder.generate(
+            [prompt],
+            max_new_tokens=sample.num_tokens,
+            sampling=Sampling(temperature=sample.temperature),
+            keys=jax.random.fold_in(key, step)[None],
+        )
+        text = sample.prompt + tokenizer.decode(written.tokens)
         self._records.metrics(step, {"sample": text})
         self._progress.message(f"sample at step {step}: {text!r}")
 

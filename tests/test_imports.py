@@ -17,7 +17,7 @@ ALLOWED = {
     "parallel": {"typing", "errors"},
     "layers": {"typing", "ops", "parallel"},
     "models": {"typing", "ops", "parallel", "layers"},
-    "inference": {"typing"},
+    "inference": {"typing", "ops"},
     "viz": {"typing", "ops"},
     "hardware": {"errors"},
     "data": {"errors", "files"},
@@ -34,6 +34,7 @@ ALLOWED = {
         "data",
     },
     "prepare": {"errors", "files", "command_line", "data"},
+    "generate": {"errors", "files", "command_line", "data", "inference", "training"},
     "evaluate": {"errors", "files", "command_line", "data", "training"},
     "plan": {
         "errors",

@@ -17,7 +17,7 @@ from mta_jax.evaluate.windows import strided_batches
 from mta_jax.files import check_figures, write_figures
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import Totals, total
-from mta_jax.training.saved_weights import SavedWeights, read_weights
+from mta_jax.training.saved_weights import SavedWeights, check_tokenizer, read_weights
 from mta_jax.training.step import make_eval_step
 
 
@@ -189,11 +189,7 @@ def _held_out(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     held_out, tokenizer = load_held_out(data)
-    if saved.tokenizer != tokenizer.fingerprint:
-        raise ConfigError(
-            f"checkpoint {saved.folder}: its tokenizer was another one than data.text.tokenizer "
-            f"{text.tokenizer} is now; restore that file"
-        )
+    check_tokenizer(saved, tokenizer, "checkpoint")
     if not held_out:
         raise ConfigError(
             f"checkpoint {saved.folder}: its run has no held-out text; name some by texts"

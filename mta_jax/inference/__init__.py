@@ -1,1 +1,6 @@
-"""Running trained models."""
+"""Writing with language models: a decoder over a cache, and sampling."""
+
+from mta_jax.inference.decoder import Continuation, Decoder, Limits
+from mta_jax.inference.sampling import Sampling
+
+__all__ = ["Continuation", "Decoder", "Limits", "Sampling"]

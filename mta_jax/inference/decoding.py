@@ -54,27 +54,27 @@ class Written:
 
 
 @functools.partial(
-    jax.jit, static_argnums=0, static_argnames=("from_empty", "window"), donate_argnames="cache"
+    jax.jit, static_argnums=0, static_argnames=("capacity", "window"), donate_argnames="cache"
 )
 def read(
     graphdef: nnx.GraphDef,
     params: Any,
     tokens: Int[Array, "B T"],
-    cache: Any,
     counts: Int[Array, "B"],
+    cache: Any = None,
     *,
-    from_empty: bool = False,
+    capacity: int = 0,
     window: int | None = None,
 ) -> tuple[Float[Array, "B V"], Any]:
     """Reads a chunk of each sequence.
 
     Args:
-      graphdef: structure of the model, with `extend` and `logits` as `Transformer` has.
+      graphdef: structure of the model.
       params: its parameters.
       tokens: the chunk; tokens beyond a sequence's count are padding.
-      cache: what was read before; used up.
       counts: tokens of the chunk that each sequence has.
-      from_empty: whether nothing was.
+      cache: what was read before; used up. None: nothing.
+      capacity: room of the cache, where there is none yet.
       window: tokens that attention sees; None: all.
 
     Returns:
@@ -82,8 +82,16 @@ def read(
       the cache.
     """
     model = nnx.merge(graphdef, params)
+    is_first = cache is None
+    if is_first:
+        cache = model.empty_cache(tokens.shape[0], capacity)
     features, cache = model.extend(
-        tokens, cache, counts=counts, from_empty=from_empty, window=window
+        tokens,
+        cache,
+        counts=counts,
+        from_empty=is_first,
+        # No query of the first chunk sees less than all of it.
+        window=None if is_first else window,
     )
     last = jnp.maximum(counts - 1, 0)[:, None, None]
     return model.logits(jnp.take_along_axis(features, last, axis=1)[:, 0]), cache

@@ -8,13 +8,15 @@ under `jax.jit` with donated buffers nothing is copied.
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from mta_jax.typing import Array, DTypeLike, Float, Int
+
+Stored = TypeVar("Stored", bound="_Stored")
 
 
 class _Stored:
@@ -29,7 +31,7 @@ class _Stored:
         name, axis = next(iter(self._axes.items()))
         return getattr(self, name).shape[axis + 1]
 
-    def grown(self, capacity: int) -> Self:
+    def grown(self: Stored, capacity: int) -> Stored:
         """With room for more positions."""
 
         def grow(x: Array, axis: int) -> Array:
@@ -39,7 +41,7 @@ class _Stored:
 
         return self._mapped(grow)
 
-    def shifted(self, drop: Int[Array, "B"]) -> Self:
+    def shifted(self: Stored, drop: Int[Array, "B"]) -> Stored:
         """Without the first positions of each sequence, so that there is room at the end."""
 
         def shift(x: Array, axis: int) -> Array:
@@ -47,7 +49,7 @@ class _Stored:
 
         return self._mapped(shift)
 
-    def _mapped(self, function: Callable[[Array, int], Array]) -> Self:
+    def _mapped(self: Stored, function: Callable[[Array, int], Array]) -> Stored:
         changes = {name: function(getattr(self, name), axis) for name, axis in self._axes.items()}
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 

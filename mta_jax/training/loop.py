@@ -18,8 +18,7 @@ from mta_jax.command_line.plain import plain
 from mta_jax.data import Batch, Data, Position, joined, load_data
 from mta_jax.errors import ConfigError, PreemptedError, UserError
 from mta_jax.files import write_atomically
-from mta_jax.inference.generate import Decoder
-from mta_jax.inference.sampling import Sampling
+from mta_jax.inference import Decoder, Sampling
 from mta_jax.parallel.feed import on_mesh, rows_of_process, whole
 from mta_jax.parallel.mesh import on
 from mta_jax.parallel.preemption import Preemption

@@ -144,6 +144,25 @@ def _described(location: str | Path, setting: str) -> tuple[Path, Program, str]:
     return folder, program, tokenizer
 
 
+def check_tokenizer(saved: SavedWeights, tokenizer: Tokenizer, setting: str) -> None:
+    """Makes sure that a tokenizer is the one that a model was trained with.
+
+    Args:
+      saved: the model.
+      tokenizer: what its run's settings name now.
+      setting: that names the checkpoint, for messages.
+
+    Raises:
+      ConfigError: where it is not.
+    """
+    if saved.tokenizer != tokenizer.fingerprint:
+        named = saved.program.config.data.text.tokenizer
+        raise ConfigError(
+            f"{setting} {saved.folder}: its tokenizer was another one than data.text.tokenizer "
+            f"{named} is now; restore that file"
+        )
+
+
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in leaves}

@@ -18,6 +18,8 @@ SETTINGS = {
     "num_steps": 32,
     "log_every": 2,
     "evaluate_every": 16,
+    "sample.every": 16,
+    "sample.num_tokens": 20,
     "checkpoint.every": 4,
     "model.num_layers": 1,
     "model.embed_dim": 32,

@@ -136,26 +136,24 @@ class Decoder:
         window = self.limits.window
         chunk = min(bucket(lengths.max()), self.limits.chunk)
         if window is not None:
-            # No query of the first chunk sees less than all of it.
             chunk = min(chunk, window)
         num_chunks = -(-lengths.max() // chunk)
         padded = np.zeros((len(prompts), num_chunks * chunk), np.int32)
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = prompt
 
-        capacity = chunk if window is not None else num_chunks * chunk
-        cache = nnx.merge(self.graphdef, self.params).empty_cache(len(prompts), bucket(capacity))
-        logits = None
+        capacity = bucket(chunk if window is not None else num_chunks * chunk)
+        cache = logits = None
         for start in range(0, num_chunks * chunk, chunk):
             counts = np.clip(lengths - start, 0, chunk)
             found, cache = decoding.read(
                 self.graphdef,
                 self.params,
                 padded[:, start : start + chunk],
-                self._with_room(cache, chunk),
                 counts,
-                from_empty=start == 0,
-                window=window if start else None,
+                None if cache is None else self._with_room(cache, chunk),
+                capacity=capacity if cache is None else 0,
+                window=window,
             )
             logits = found if logits is None else jnp.where(counts[:, None] > 0, found, logits)
         assert logits is not None

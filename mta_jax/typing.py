@@ -25,7 +25,7 @@ from typing import Literal
 
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 KeyPadding = Literal["both", "left", "right"]
 """Where zeros are added on the key axis before a key-query convolution."""
@@ -33,4 +33,4 @@ KeyPadding = Literal["both", "left", "right"]
 DropoutKey = PRNGKeyArray | UInt32[Array, "2"]
 """A typed (`jax.random.key`) or a raw (`jax.random.PRNGKey`) random key."""
 
-__all__ = ["Array", "Bool", "DTypeLike", "DropoutKey", "Float", "Int", "KeyPadding"]
+__all__ = ["Array", "Bool", "DTypeLike", "DropoutKey", "Float", "Int", "KeyPadding", "Shaped"]

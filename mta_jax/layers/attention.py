@@ -1,16 +1,28 @@
 """Multi-token attention as a Flax module."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from flax.typing import PrecisionLike
+from jax.nn.initializers import Initializer, zeros
 
+from mta_jax.layers.arguments import (
+    dropout_key,
+    hashable_implementation,
+    head_dim_of,
+    ids_of_one_batch_axis,
+    mask_of_one_batch_axis,
+    one_batch_axis,
+)
 from mta_jax.layers.cache import AttentionCache
 from mta_jax.layers.group_norm import GroupNorm, GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
-from mta_jax.layers.mixing import HeadMixing, KeyQueryConvolution
+from mta_jax.layers.mixing import kernels_of, mixing_steps
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
 from mta_jax.ops.multi_token_attention import (
     Implementation,
@@ -22,54 +34,19 @@ from mta_jax.ops.multi_token_attention import (
 from mta_jax.ops.rope import RopeLayout
 from mta_jax.parallel.attention import attend_on_mesh
 from mta_jax.parallel.rules import constrain
-from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
+from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding, Shaped
 
-
-def default_head_dim(in_features: int, num_heads: int) -> int:
-    """The width of the inputs, divided among the heads.
-
-    Raises:
-      ValueError: where that leaves a rest.
-    """
-    if in_features % num_heads:
-        raise ValueError(
-            f"in_features {in_features} with {num_heads} heads: must be divisible, or give head_dim"
-        )
-    return in_features // num_heads
-
-
-def hashable_implementation(
-    implementation: Implementation | Sequence[Implementation] | None,
-) -> Implementation | tuple[Implementation, ...] | None:
-    """The same choice as part of a graphdef, which must be hashable."""
-    if implementation is None or isinstance(implementation, str):
-        return implementation
-    return tuple(implementation)
-
-
-def dropout_key(
-    rate: float, deterministic: bool, rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None
-) -> DropoutKey | None:
-    """The key of one dropout draw, or None where nothing is to be dropped.
-
-    Raises:
-      ValueError: where dropout is on and there is no source of randomness.
-    """
-    if deterministic or rate == 0.0:
-        return None
-    if rngs is None:
-        raise ValueError(f"dropout_rate {rate} in training: pass rngs, or deterministic=True")
-    if isinstance(rngs, nnx.Rngs):
-        return rngs.dropout()
-    return rngs() if isinstance(rngs, nnx.RngStream) else rngs
+_NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
 class MultiTokenAttention(nnx.Module):
     """Attention with convolved and mixed attention maps (https://arxiv.org/abs/2504.00927).
 
     Projects, applies rotary embedding, runs `mta_jax.ops.multi_token_attention`,
-    normalises each head (paper section 3.3) and projects back. The argument names
-    are those of `flax.nnx.MultiHeadAttention` where both have them.
+    normalises each head (paper section 3.3) and projects back. It takes the place of
+    `flax.nnx.MultiHeadAttention`: arguments that both have are named, ordered and meant
+    alike; docs/use_in_your_model.md lists them all. Its defaults are the paper's, and
+    differ from Flax's in three: it is causal, has no biases, and applies rotary embedding.
 
     The default kernels are the paper's: 6 x 11, and mixing over all heads, before and
     after the softmax, all starting as identities, and a gated group norm. (The paper
@@ -79,66 +56,118 @@ class MultiTokenAttention(nnx.Module):
     Args:
       num_heads: N.
       in_features: D, width of the inputs.
+      qkv_features: ``N * H``; default: `in_features`. `head_dim` says the same.
       out_features: width of the output; default: `in_features`.
       num_kv_heads: K, must divide N; default: N.
+      in_kv_features: width of what keys and values are made of; default: `in_features`.
+      dtype: dtype of the computation; default: that of inputs and parameters.
+      param_dtype: dtype of the parameters.
+      broadcast_dropout: must be false: every batch element and head draws its own.
+      dropout_rate: dropout on the final attention weights.
+      deterministic: turns dropout off. With None the call says it; `model.train()` and
+        `model.eval()` set it.
+      precision: of the projections; float32 attention is float32 throughout.
+      kernel_init: how the projections start; default: the paper's truncated normal.
+      out_kernel_init: how the last one starts; default: `kernel_init`.
+      bias_init: how biases start.
+      out_bias_init: how the last one's bias starts; default: `bias_init`.
+      use_bias: biases in the four projections.
+      attention_fn: must be None: this is the attention. `MultiTokenAttentionFn` is one for
+        Flax's class.
+      normalize_qk: layer norm of each head of queries and keys, before rotary embedding,
+        with a scale and no bias (https://arxiv.org/abs/2302.05442).
+      qkv_promote_dtype: how the first three projections promote dtypes.
+      out_promote_dtype: how the last one does.
+      ln_promote_dtype: how the norms of `normalize_qk` do.
       head_dim: H; default: ``in_features // num_heads``.
       pre_kq_kernel_size: (Cq, Ck) of the convolution of the logits, or None.
       pre_head_kernel_size: heads per group for mixing the logits, "all", or None.
       post_kq_kernel_size: as above, of the attention weights.
       post_head_kernel_size: as above, of the attention weights.
       key_padding: where key-query kernels reach on the key axis.
-      kernel_init: how the mixing kernels start.
+      mixing_init: how the mixing kernels start.
       group_norm: scaling of the group norm, or None for no group norm.
       layer_index: position of the layer, for `group_norm` "depth".
       rope_theta: base of the rotary embedding; None for no rotary embedding.
       rope_layout: which features form a rotary pair.
       norm_epsilon: added to the mean square in the group norm.
-      is_causal: queries see earlier keys only; for cross-attention usually False.
-      dropout_rate: dropout on the final attention weights.
-      deterministic: turns dropout off; `model.eval()` sets it.
-      use_bias: biases in the four projections.
-      dtype: dtype of the computation; default: that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      is_causal: queries see earlier keys only; encoders and cross-attention pass False.
       implementation: see `mta_jax.ops.multi_token_attention`.
-      rngs: source of the `params` keys.
+      rngs: source of the `params` keys, and of `dropout`.
+      keep_rngs: whether dropout draws from `rngs` where the call gives no other.
+      kernel_metadata: of the kernels of the projections.
+      out_kernel_metadata: of the last one's; default: `kernel_metadata`.
+      bias_metadata: of the biases of the projections.
+      out_bias_metadata: of the last one's; default: `bias_metadata`.
+      query_ln_scale_metadata: of the scale of the norm of queries.
+      key_ln_scale_metadata: of the scale of the norm of keys.
 
     Raises:
-      ValueError: for sizes that do not fit together.
+      ValueError: for sizes that do not fit together, or what only Flax's class can do.
     """
 
     def __init__(
         self,
         num_heads: int,
         in_features: int,
+        qkv_features: int | None = None,
         out_features: int | None = None,
-        *,
         num_kv_heads: int | None = None,
+        in_kv_features: int | None = None,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        broadcast_dropout: bool = False,
+        dropout_rate: float = 0.0,
+        deterministic: bool | None = None,
+        precision: PrecisionLike = None,
+        kernel_init: Initializer | None = None,
+        out_kernel_init: Initializer | None = None,
+        bias_init: Initializer = zeros,
+        out_bias_init: Initializer | None = None,
+        use_bias: bool = False,
+        attention_fn: Any = None,
+        normalize_qk: bool = False,
+        qkv_promote_dtype: Callable[..., Any] = promote_dtype,
+        out_promote_dtype: Callable[..., Any] = promote_dtype,
+        ln_promote_dtype: Callable[..., Any] = promote_dtype,
         head_dim: int | None = None,
         pre_kq_kernel_size: tuple[int, int] | None = (6, 11),
         pre_head_kernel_size: int | Literal["all"] | None = "all",
         post_kq_kernel_size: tuple[int, int] | None = (6, 11),
         post_head_kernel_size: int | Literal["all"] | None = "all",
         key_padding: KeyPadding = "both",
-        kernel_init: KernelInit = "identity",
+        mixing_init: KernelInit = "identity",
         group_norm: GroupNormScaling | None = "gate",
         layer_index: int = 0,
         rope_theta: float | None = 10_000.0,
         rope_layout: RopeLayout = "interleaved",
         norm_epsilon: float = 1e-5,
         is_causal: bool = True,
-        dropout_rate: float = 0.0,
-        deterministic: bool = False,
-        use_bias: bool = False,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
         implementation: Implementation | Sequence[Implementation] | None = None,
         rngs: nnx.Rngs,
+        keep_rngs: bool = True,
+        kernel_metadata: Mapping[str, Any] = _NO_METADATA,
+        out_kernel_metadata: Mapping[str, Any] = _NO_METADATA,
+        bias_metadata: Mapping[str, Any] = _NO_METADATA,
+        out_bias_metadata: Mapping[str, Any] = _NO_METADATA,
+        query_ln_scale_metadata: Mapping[str, Any] = _NO_METADATA,
+        key_ln_scale_metadata: Mapping[str, Any] = _NO_METADATA,
     ):
+        _refuse(broadcast_dropout=broadcast_dropout, attention_fn=attention_fn)
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads % num_kv_heads:
             raise ValueError(f"num_kv_heads {num_kv_heads}: must divide num_heads {num_heads}")
-        if head_dim is None:
-            head_dim = default_head_dim(in_features, num_heads)
+        head_dim = head_dim_of(num_heads, in_features, qkv_features, head_dim)
+        out_features = in_features if out_features is None else out_features
+        in_kv_features = in_features if in_kv_features is None else in_kv_features
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = head_dim
+        self.in_features = in_features
+        self.qkv_features = num_heads * head_dim
+        self.out_features = out_features
+        self.in_kv_features = in_kv_features
         self.key_padding = key_padding
         self.rope_theta = rope_theta
         self.rope_layout = rope_layout
@@ -147,46 +176,55 @@ class MultiTokenAttention(nnx.Module):
         self.deterministic = deterministic
         self.implementation = hashable_implementation(implementation)
 
-        linear: dict[str, Any] = {
+        shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        linear = shared | {
             "use_bias": use_bias,
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
+            "precision": precision,
+            "kernel_init": kernel_init,
+            "bias_init": bias_init,
+            "kernel_metadata": kernel_metadata,
+            "bias_metadata": bias_metadata,
+            "promote_dtype": qkv_promote_dtype,
+        }
+        out_linear = linear | {
+            "kernel_init": out_kernel_init or kernel_init,
+            "bias_init": out_bias_init or bias_init,
+            "kernel_metadata": out_kernel_metadata or kernel_metadata,
+            "bias_metadata": out_bias_metadata or bias_metadata,
+            "promote_dtype": out_promote_dtype,
         }
         self.query_proj = heads_projection(in_features, num_heads, head_dim, **linear)
-        self.key_proj = heads_projection(in_features, num_kv_heads, head_dim, **linear)
-        self.value_proj = heads_projection(in_features, num_kv_heads, head_dim, **linear)
-        self.out_proj = output_projection(
-            num_heads, head_dim, in_features if out_features is None else out_features, **linear
+        self.key_proj = heads_projection(in_kv_features, num_kv_heads, head_dim, **linear)
+        self.value_proj = heads_projection(in_kv_features, num_kv_heads, head_dim, **linear)
+        self.out_proj = output_projection(num_heads, head_dim, out_features, **out_linear)
+
+        def layer_norm(scale_metadata: Mapping[str, Any]) -> nnx.LayerNorm | None:
+            if not normalize_qk:
+                return None
+            return nnx.LayerNorm(
+                head_dim,
+                use_bias=False,
+                promote_dtype=ln_promote_dtype,
+                scale_metadata=scale_metadata,
+                **shared,
+            )
+
+        self.query_ln = layer_norm(query_ln_scale_metadata)
+        self.key_ln = layer_norm(key_ln_scale_metadata)
+
+        steps = mixing_steps(
+            num_heads,
+            pre_kq_kernel_size=pre_kq_kernel_size,
+            pre_head_kernel_size=pre_head_kernel_size,
+            post_kq_kernel_size=post_kq_kernel_size,
+            post_head_kernel_size=post_head_kernel_size,
+            key_padding=key_padding,
+            mixing_init=mixing_init,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
-
-        def convolution(size: tuple[int, int] | None) -> KeyQueryConvolution | None:
-            if size is None:
-                return None
-            return KeyQueryConvolution(
-                num_heads,
-                size,
-                key_padding=key_padding,
-                kernel_init=kernel_init,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-
-        def mixing(size: int | Literal["all"] | None) -> HeadMixing | None:
-            if size is None:
-                return None
-            return HeadMixing(
-                num_heads,
-                num_heads if size == "all" else size,
-                kernel_init=kernel_init,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-
-        self.pre_kq = convolution(pre_kq_kernel_size)
-        self.pre_head = mixing(pre_head_kernel_size)
-        self.post_kq = convolution(post_kq_kernel_size)
-        self.post_head = mixing(post_head_kernel_size)
+        for place, step in steps.items():
+            setattr(self, place, step)
         self.group_norm = (
             None
             if group_norm is None
@@ -196,65 +234,86 @@ class MultiTokenAttention(nnx.Module):
                 layer_index=layer_index,
                 embed_dim=in_features,
                 epsilon=norm_epsilon,
-                dtype=dtype,
-                param_dtype=param_dtype,
-                rngs=rngs,
+                **shared,
             )
         )
+        self.rngs = rngs.dropout.fork() if keep_rngs and dropout_rate > 0.0 else None
 
     def __call__(
         self,
-        inputs_q: Float[Array, "B T D"],
-        inputs_k: Float[Array, "B S D"] | None = None,
-        inputs_v: Float[Array, "B S D"] | None = None,
+        inputs_q: Float[Array, "*B T D"],
+        inputs_k: Float[Array, "*B S Dkv"] | None = None,
+        inputs_v: Float[Array, "*B S Dkv"] | None = None,
         *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        key_segment_ids: Int[Array, "B S"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
-        key_positions: Int[Array, "B S"] | None = None,
+        mask: Shaped[Array, "*#B #N #T #S"] | None = None,
+        segment_ids: Int[Array, "*#B T"] | None = None,
+        key_segment_ids: Int[Array, "*#B S"] | None = None,
+        positions: Int[Array, "*#B T"] | None = None,
+        key_positions: Int[Array, "*#B S"] | None = None,
         query_offset: int | Int[Array, ""] = 0,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
-    ) -> Float[Array, "B T Do"]:
-        """Attends from `inputs_q` to `inputs_k`.
+        sow_weights: bool = False,
+        is_causal: bool | None = None,
+    ) -> Float[Array, "*B T Do"]:
+        """Attends from `inputs_q` to `inputs_k`; any number of batch axes, none too.
 
         Args:
           inputs_q: where the queries come from.
           inputs_k: where the keys come from; default: `inputs_q`.
           inputs_v: where the values come from; default: `inputs_k`.
-          mask: true where a query may attend.
+          mask: true, or not zero, where a query may attend.
           segment_ids: document of each query in a packed row.
           key_segment_ids: document of each key; default: `segment_ids`.
           positions: position of each query in its document, for rotary embedding.
           key_positions: position of each key; default: `positions`.
           query_offset: where the first query stands among the keys, for causality.
           deterministic: overrides the attribute.
-          rngs: random source of dropout.
+          rngs: random source of dropout; default: what the constructor kept.
+          sow_weights: sows the `attention_weights`, under that name, for `nnx.capture`; the
+            whole map is computed for it.
+          is_causal: overrides the attribute.
 
         Returns:
-          The output, [B, T, out_features].
+          The output, [..., T, out_features].
+
+        Raises:
+          ValueError: for values without keys, or shapes that do not fit.
         """
-        heads = self.heads(
-            inputs_q,
-            inputs_k,
-            inputs_v,
-            mask=mask,
-            segment_ids=segment_ids,
-            key_segment_ids=key_segment_ids,
-            positions=positions,
-            key_positions=key_positions,
-            query_offset=query_offset,
-            deterministic=deterministic,
-            rngs=rngs,
-        )
-        return self.join(heads)
+        if inputs_k is None and inputs_v is not None:
+            raise ValueError("inputs_v without inputs_k: give inputs_k, or inputs_k alone for both")
+        for name, inputs, width in (
+            ("inputs_q", inputs_q, self.in_features),
+            ("inputs_k", inputs_k, self.in_kv_features),
+            ("inputs_v", inputs_v, self.in_kv_features),
+        ):
+            if inputs is not None and inputs.shape[-1] != width:
+                raise ValueError(f"{name} has shape {inputs.shape}: expected {width} features")
+        batch = inputs_q.shape[:-2]
+        where: dict[str, Any] = {
+            "mask": mask_of_one_batch_axis(mask, batch),
+            "segment_ids": ids_of_one_batch_axis(segment_ids, batch),
+            "key_segment_ids": ids_of_one_batch_axis(key_segment_ids, batch),
+            "positions": ids_of_one_batch_axis(positions, batch),
+            "key_positions": ids_of_one_batch_axis(key_positions, batch),
+            "query_offset": query_offset,
+            "is_causal": is_causal,
+        }
+        q = one_batch_axis(inputs_q, 2)
+        k = None if inputs_k is None else one_batch_axis(inputs_k, 2)
+        v = None if inputs_v is None else one_batch_axis(inputs_v, 2)
+        if sow_weights:
+            weights = self.attention_weights(q, k, **where)
+            weights = weights.reshape(*batch, *weights.shape[1:])
+            self.sow(nnx.Intermediate, "attention_weights", weights)
+        out = self.join(self.heads(q, k, v, **where, deterministic=deterministic, rngs=rngs))
+        return out.reshape(*batch, *out.shape[1:])
 
     def heads(
         self,
         inputs_q: Float[Array, "B T D"],
-        inputs_k: Float[Array, "B S D"] | None = None,
-        inputs_v: Float[Array, "B S D"] | None = None,
+        inputs_k: Float[Array, "B S Dkv"] | None = None,
+        inputs_v: Float[Array, "B S Dkv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
@@ -264,11 +323,16 @@ class MultiTokenAttention(nnx.Module):
         query_offset: int | Int[Array, ""] = 0,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
+        is_causal: bool | None = None,
     ) -> Float[Array, "B T N H"]:
-        """Each head's output, before the group norm; `join` does the rest. As `__call__`."""
+        """Each head's output, before the group norm; `join` does the rest.
+
+        As `__call__`, with one batch axis.
+        """
+        is_causal = self.is_causal if is_causal is None else is_causal
         # What splits the queries of a row between devices knows only this.
         is_plain = (
-            self.is_causal
+            is_causal
             and inputs_k is None
             and inputs_v is None
             and mask is None
@@ -281,12 +345,13 @@ class MultiTokenAttention(nnx.Module):
         q, k = self._queries_and_keys(inputs_q, inputs_k, positions, key_positions)
         v = constrain(self.value_proj(inputs_v), "batch", "length", "kv_heads", None)
         deterministic = self.deterministic if deterministic is None else deterministic
+        rngs = self.rngs if rngs is None else rngs
         key = dropout_key(self.dropout_rate, deterministic, rngs)
         options: dict[str, Any] = {
             "dropout_rate": 0.0 if key is None else self.dropout_rate,
             "dropout_key": key,
             "key_padding": self.key_padding,
-            "is_causal": self.is_causal,
+            "is_causal": is_causal,
             "implementation": self.implementation,
         }
         if is_plain:
@@ -295,7 +360,7 @@ class MultiTokenAttention(nnx.Module):
                 q,
                 k,
                 v,
-                kernels=self._kernels(),
+                kernels=kernels_of(self),
                 scalars={},
                 heads_per_part=self._heads_that_mix(),
                 segment_ids=segment_ids,
@@ -305,7 +370,7 @@ class MultiTokenAttention(nnx.Module):
             q,
             k,
             v,
-            **self._kernels(),
+            **kernels_of(self),
             mask=mask,
             segment_ids=segment_ids,
             key_segment_ids=key_segment_ids,
@@ -320,14 +385,13 @@ class MultiTokenAttention(nnx.Module):
 
     def empty_cache(self, batch_size: int, capacity: int) -> AttentionCache:
         """A cache with room for so many tokens of each sequence, for `extend`."""
-        kernels = self._kernels()
-        num_heads, head_dim = self.query_proj.out_features
+        kernels = kernels_of(self)
         return AttentionCache.empty(
             batch_size,
             capacity,
-            num_heads=num_heads,
-            num_kv_heads=self.key_proj.out_features[0],
-            head_dim=head_dim,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
             num_past_queries=num_past_queries(kernels["pre_kq_kernel"], kernels["post_kq_kernel"]),
             dtype=self.key_proj.dtype or self.key_proj.param_dtype,
         )
@@ -367,7 +431,7 @@ class MultiTokenAttention(nnx.Module):
         v = self.value_proj(inputs)
         past = cache.query
         cache = cache.appended(q, k, v, starts=starts, counts=counts)
-        options: dict[str, Any] = {**self._kernels(), "key_padding": self.key_padding}
+        options: dict[str, Any] = {**kernels_of(self), "key_padding": self.key_padding}
         if from_empty:
             heads = multi_token_attention(q, k, v, implementation=self.implementation, **options)
         else:
@@ -379,7 +443,7 @@ class MultiTokenAttention(nnx.Module):
     def attention_weights(
         self,
         inputs_q: Float[Array, "B T D"],
-        inputs_k: Float[Array, "B S D"] | None = None,
+        inputs_k: Float[Array, "B S Dkv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
@@ -387,8 +451,11 @@ class MultiTokenAttention(nnx.Module):
         positions: Int[Array, "B T"] | None = None,
         key_positions: Int[Array, "B S"] | None = None,
         query_offset: int | Int[Array, ""] = 0,
+        is_causal: bool | None = None,
     ) -> Float[Array, "B N T S"]:
-        """The final attention weights, after every mixing step. Arguments as in `__call__`.
+        """The final attention weights, after every mixing step.
+
+        Arguments as in `__call__`, with one batch axis.
 
         After a convolution or mixing, rows need not sum to one and entries may be
         negative.
@@ -399,39 +466,43 @@ class MultiTokenAttention(nnx.Module):
         return multi_token_attention_weights(
             q,
             k,
-            **self._kernels(),
+            **kernels_of(self),
             key_padding=self.key_padding,
             mask=mask,
             segment_ids=segment_ids,
             key_segment_ids=key_segment_ids,
-            is_causal=self.is_causal,
+            is_causal=self.is_causal if is_causal is None else is_causal,
             query_offset=query_offset,
         )
 
     def _queries_and_keys(
         self, inputs_q: Array, inputs_k: Array, positions: Array | None, key_positions: Array | None
     ) -> tuple[Array, Array]:
+        q = constrain(self.query_proj(inputs_q), "batch", "length", "heads", None)
+        k = constrain(self.key_proj(inputs_k), "batch", "length", "kv_heads", None)
         return rotate(
-            constrain(self.query_proj(inputs_q), "batch", "length", "heads", None),
-            constrain(self.key_proj(inputs_k), "batch", "length", "kv_heads", None),
+            q if self.query_ln is None else self.query_ln(q),
+            k if self.key_ln is None else self.key_ln(k),
             positions=positions,
             key_positions=key_positions,
             theta=self.rope_theta,
             layout=self.rope_layout,
         )
 
-    def _kernels(self) -> dict[str, Any]:
-        def kernel(module: KeyQueryConvolution | HeadMixing | None) -> Array | None:
-            return None if module is None else module.kernel[...]
-
-        return {
-            "pre_kq_kernel": kernel(self.pre_kq),
-            "pre_head_kernel": kernel(self.pre_head),
-            "post_kq_kernel": kernel(self.post_kq),
-            "post_head_kernel": kernel(self.post_head),
-        }
-
     def _heads_that_mix(self) -> int:
         """The smallest number of neighbouring heads that both mixing steps keep together."""
         sizes = [mix.kernel.shape[1] for mix in (self.pre_head, self.post_head) if mix is not None]
         return math.lcm(*sizes)
+
+
+def _refuse(*, broadcast_dropout: bool, attention_fn: Any) -> None:
+    """Raises ValueError for what Flax's class can do and this one cannot."""
+    if broadcast_dropout:
+        raise ValueError(
+            "broadcast_dropout True: must be False; every batch element and head draws its own"
+        )
+    if attention_fn is not None:
+        raise ValueError(
+            f"attention_fn {attention_fn}: must be None, for this class is the attention; "
+            "nnx.MultiHeadAttention takes attention_fn=MultiTokenAttentionFn(...)"
+        )

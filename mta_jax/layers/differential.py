@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mta_jax.layers.attention import default_head_dim, dropout_key, hashable_implementation
+from mta_jax.layers.arguments import default_head_dim, dropout_key, hashable_implementation
 from mta_jax.layers.cache import DifferentialCache
 from mta_jax.layers.group_norm import GroupNorm, lambda_init
 from mta_jax.layers.projections import heads_projection, output_projection, rotate

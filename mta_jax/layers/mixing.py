@@ -1,5 +1,7 @@
 """The two mixing kernels of multi-token attention as modules."""
 
+from typing import Any, Literal
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -7,6 +9,9 @@ from mta_jax.layers import initializers
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.ops import head_mixing, key_query_convolution
 from mta_jax.typing import Array, DTypeLike, Float, Int, KeyPadding
+
+PLACES = ("pre_kq", "pre_head", "post_kq", "post_head")
+"""Where attention maps are mixed, in the order in which they are."""
 
 
 class KeyQueryConvolution(nnx.Module):
@@ -109,6 +114,64 @@ class HeadMixing(nnx.Module):
         kernel = self.kernel[...]
         identity = initializers.identity_head_kernel(kernel.shape, dtype=kernel.dtype)
         return _relative_distance(kernel, identity)
+
+
+def mixing_steps(
+    num_heads: int,
+    *,
+    pre_kq_kernel_size: tuple[int, int] | None,
+    pre_head_kernel_size: int | Literal["all"] | None,
+    post_kq_kernel_size: tuple[int, int] | None,
+    post_head_kernel_size: int | Literal["all"] | None,
+    key_padding: KeyPadding,
+    mixing_init: KernelInit,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> dict[str, KeyQueryConvolution | HeadMixing | None]:
+    """The mixing steps of an attention by place, None where there is none.
+
+    Places are ``pre_kq``, ``pre_head``, ``post_kq`` and ``post_head``. Arguments as of
+    `MultiTokenAttention`.
+    """
+
+    def convolution(size: tuple[int, int] | None) -> KeyQueryConvolution | None:
+        if size is None:
+            return None
+        return KeyQueryConvolution(
+            num_heads,
+            size,
+            key_padding=key_padding,
+            kernel_init=mixing_init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def mixing(size: int | Literal["all"] | None) -> HeadMixing | None:
+        if size is None:
+            return None
+        return HeadMixing(
+            num_heads,
+            num_heads if size == "all" else size,
+            kernel_init=mixing_init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    return {
+        "pre_kq": convolution(pre_kq_kernel_size),
+        "pre_head": mixing(pre_head_kernel_size),
+        "post_kq": convolution(post_kq_kernel_size),
+        "post_head": mixing(post_head_kernel_size),
+    }
+
+
+def kernels_of(module: nnx.Module) -> dict[str, Any]:
+    """The kernels of a module that has `mixing_steps`, as the op names them."""
+    steps = {place: getattr(module, place) for place in PLACES}
+    return {
+        f"{place}_kernel": None if step is None else step.kernel[...]
+        for place, step in steps.items()
+    }
 
 
 def _relative_distance(

@@ -1,11 +1,14 @@
 """Query, key, value and output projections with rotary embedding."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import Initializer
 
 from mta_jax.layers.initializers import projection_init
 from mta_jax.ops.rope import RopeLayout, apply_rope
-from mta_jax.typing import Array, DTypeLike, Float, Int
+from mta_jax.typing import Array, Float, Int
 
 
 def heads_projection(
@@ -13,20 +16,17 @@ def heads_projection(
     num_heads: int,
     head_size: int,
     *,
+    kernel_init: Initializer | None = None,
     use_bias: bool = False,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Any,
 ) -> nnx.LinearGeneral:
-    """A projection [B, T, D] -> [B, T, heads, size]."""
+    """A projection [B, T, D] -> [B, T, heads, size]; options as of `flax.nnx.LinearGeneral`."""
     return nnx.LinearGeneral(
         features,
         (num_heads, head_size),
+        kernel_init=projection_init(features) if kernel_init is None else kernel_init,
         use_bias=use_bias,
-        kernel_init=projection_init(features),
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
+        **options,
     )
 
 
@@ -35,21 +35,18 @@ def output_projection(
     head_size: int,
     features: int,
     *,
+    kernel_init: Initializer | None = None,
     use_bias: bool = False,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Any,
 ) -> nnx.LinearGeneral:
-    """A projection [B, T, heads, size] -> [B, T, D]."""
+    """A projection [B, T, heads, size] -> [B, T, D]; options as of `flax.nnx.LinearGeneral`."""
     return nnx.LinearGeneral(
         (num_heads, head_size),
         features,
         axis=(-2, -1),
+        kernel_init=projection_init(num_heads * head_size) if kernel_init is None else kernel_init,
         use_bias=use_bias,
-        kernel_init=projection_init(num_heads * head_size),
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
+        **options,
     )
 
 

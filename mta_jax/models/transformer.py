@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers import DifferentialAttention, Embedding, MultiTokenAttention, SwiGLU
-from mta_jax.layers.attention import dropout_key
+from mta_jax.layers.arguments import dropout_key
 from mta_jax.layers.initializers import projection_init
+from mta_jax.layers.mixing import PLACES
 from mta_jax.models.cache import Cache, LayerCache
 from mta_jax.models.config import ModelConfig
 from mta_jax.models.scan import scan_layers
@@ -50,6 +51,8 @@ def _attention(
     kind = config.attention_of(layer)
     if kind == "diff":
         return DifferentialAttention(config.num_heads, config.embed_dim, **shared)
+    # The model hands every layer its key.
+    shared["keep_rngs"] = False
     if kind == "transformer":
         return MultiTokenAttention(config.num_heads, config.embed_dim, **_PLAIN, **shared)
     if kind == "talking_heads":
@@ -66,7 +69,7 @@ def _attention(
         post_kq_kernel_size=mta.post_kq_kernel_size if convolves else None,
         post_head_kernel_size=mta.post_head_kernel_size,
         key_padding=mta.key_padding,
-        kernel_init=mta.kernel_init,
+        mixing_init=mta.kernel_init,
         group_norm=mta.group_norm,
         **shared,
     )
@@ -333,10 +336,9 @@ class Transformer(nnx.Module):
         Places are ``pre_kq``, ``pre_head``, ``post_kq`` and ``post_head``. 0 is a kernel that
         leaves attention as it is, 1 one of zeros.
         """
-        places = ("pre_kq", "pre_head", "post_kq", "post_head")
         distances = {}
         for layer, block in enumerate(self.layers):
-            modules = {place: getattr(block.attention, place, None) for place in places}
+            modules = {place: getattr(block.attention, place, None) for place in PLACES}
             found = {
                 place: module.distance_from_identity()
                 for place, module in modules.items()

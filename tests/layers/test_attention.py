@@ -18,6 +18,7 @@ PLAIN = {
     "group_norm": None,
     "rope_theta": None,
 }
+DROPPING = PLAIN | {"dropout_rate": 0.5, "keep_rngs": False}
 SMALL = {
     "num_kv_heads": 2,
     "head_dim": 4,
@@ -166,7 +167,7 @@ def test_defaults_are_the_papers():
 
 
 def test_eval_turns_dropout_off_and_train_turns_it_on():
-    attention = module(**PLAIN, dropout_rate=0.5)
+    attention = module(**DROPPING)
     without = call(module(**PLAIN), Q)
     attention.eval()
     np.testing.assert_array_equal(call(attention, Q), without)
@@ -180,7 +181,7 @@ def test_eval_turns_dropout_off_and_train_turns_it_on():
 
 
 def test_argument_overrides_the_deterministic_attribute():
-    attention = module(**PLAIN, dropout_rate=0.5, deterministic=True)
+    attention = module(**DROPPING, deterministic=True)
     with pytest.raises(ValueError, match="pass rngs"):
         jax.eval_shape(lambda: attention(Q, deterministic=False))
     attention.train()
@@ -188,7 +189,7 @@ def test_argument_overrides_the_deterministic_attribute():
 
 
 def test_dropout_draws_from_the_dropout_stream():
-    attention = module(**PLAIN, dropout_rate=0.5)
+    attention = module(**DROPPING, deterministic=False)
     out = jax.jit(lambda attention, key: attention(Q, rngs=nnx.Rngs(dropout=key)))
     stream = nnx.Rngs(dropout=jax.random.key(3))
     expected = call_in_training(attention, Q, stream.dropout())
@@ -269,7 +270,7 @@ def test_keys_before_the_first_query_are_counted_by_query_offset():
 
 
 def test_a_stream_of_keys_serves_as_rngs():
-    attention = module(**PLAIN, dropout_rate=0.5)
+    attention = module(**DROPPING, deterministic=False)
     from_stream, from_rngs = (
         attention(Q, deterministic=False, rngs=rngs)
         for rngs in (nnx.Rngs(dropout=1).dropout, nnx.Rngs(dropout=1))

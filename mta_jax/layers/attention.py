@@ -16,7 +16,7 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention,
     multi_token_attention_weights,
 )
-from mta_jax.ops.rope import RopeLayout
+from mta_jax.ops.rope import RopeLayout, RopeScaling
 from mta_jax.parallel.attention import attend_on_mesh
 from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding
@@ -89,11 +89,15 @@ class MultiTokenAttention(nnx.Module):
       layer_index: position of the layer, for `group_norm` "depth".
       rope_theta: base of the rotary embedding; None for no rotary embedding.
       rope_layout: which features form a rotary pair.
-      norm_epsilon: added to the mean square in the group norm.
+      rope_scaling: changes the wavelengths of the rotary embedding, or None.
+      qk_norm: RMSNorm of each query and key before the rotary embedding, its weight [H]
+        shared by the heads.
+      norm_epsilon: added to the mean square in every norm.
       is_causal: queries see earlier keys only; for cross-attention usually False.
       dropout_rate: dropout on the final attention weights.
       deterministic: turns dropout off; `model.eval()` sets it.
       use_bias: biases in the four projections.
+      qkv_bias: biases in those of queries, keys and values.
       dtype: dtype of the computation; default: that of inputs and parameters.
       param_dtype: dtype of the parameters.
       implementation: see `mta_jax.ops.multi_token_attention`.
@@ -121,11 +125,14 @@ class MultiTokenAttention(nnx.Module):
         layer_index: int = 0,
         rope_theta: float | None = 10_000.0,
         rope_layout: RopeLayout = "interleaved",
+        rope_scaling: RopeScaling | None = None,
+        qk_norm: bool = False,
         norm_epsilon: float = 1e-5,
         is_causal: bool = True,
         dropout_rate: float = 0.0,
         deterministic: bool = False,
         use_bias: bool = False,
+        qkv_bias: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         implementation: Implementation | Sequence[Implementation] | None = None,
@@ -139,23 +146,27 @@ class MultiTokenAttention(nnx.Module):
         self.key_padding = key_padding
         self.rope_theta = rope_theta
         self.rope_layout = rope_layout
+        self.rope_scaling = rope_scaling
         self.is_causal = is_causal
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
         self.implementation = hashable_implementation(implementation)
 
-        linear: dict[str, Any] = {
-            "use_bias": use_bias,
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.query_proj = heads_projection(in_features, num_heads, head_dim, **linear)
-        self.key_proj = heads_projection(in_features, num_kv_heads, head_dim, **linear)
-        self.value_proj = heads_projection(in_features, num_kv_heads, head_dim, **linear)
+        linear: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        heads_in = linear | {"use_bias": use_bias or qkv_bias}
+        self.query_proj = heads_projection(in_features, num_heads, head_dim, **heads_in)
+        self.key_proj = heads_projection(in_features, num_kv_heads, head_dim, **heads_in)
+        self.value_proj = heads_projection(in_features, num_kv_heads, head_dim, **heads_in)
         self.out_proj = output_projection(
-            num_heads, head_dim, in_features if out_features is None else out_features, **linear
+            num_heads,
+            head_dim,
+            in_features if out_features is None else out_features,
+            use_bias=use_bias,
+            **linear,
         )
+        norm = linear | {"epsilon": norm_epsilon}
+        self.query_norm = nnx.RMSNorm(head_dim, **norm) if qk_norm else None
+        self.key_norm = nnx.RMSNorm(head_dim, **norm) if qk_norm else None
 
         def convolution(size: tuple[int, int] | None) -> KeyQueryConvolution | None:
             if size is None:
@@ -350,13 +361,18 @@ class MultiTokenAttention(nnx.Module):
     def _queries_and_keys(
         self, inputs_q: Array, inputs_k: Array, positions: Array | None, key_positions: Array | None
     ) -> tuple[Array, Array]:
+        q = constrain(self.query_proj(inputs_q), "batch", "length", "heads", None)
+        k = constrain(self.key_proj(inputs_k), "batch", "length", "kv_heads", None)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         return rotate(
-            constrain(self.query_proj(inputs_q), "batch", "length", "heads", None),
-            constrain(self.key_proj(inputs_k), "batch", "length", "kv_heads", None),
+            q,
+            k,
             positions=positions,
             key_positions=key_positions,
             theta=self.rope_theta,
             layout=self.rope_layout,
+            scaling=self.rope_scaling,
         )
 
     def _kernels(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mta_jax.layers.initializers import projection_init
-from mta_jax.ops.rope import RopeLayout, apply_rope
+from mta_jax.ops.rope import RopeLayout, RopeScaling, apply_rope
 from mta_jax.typing import Array, DTypeLike, Float, Int
 
 
@@ -61,6 +61,7 @@ def rotate(
     key_positions: Int[Array, "B S"] | None,
     theta: float | None,
     layout: RopeLayout,
+    scaling: RopeScaling | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"]]:
     """Applies rotary embedding to queries and keys; `theta` None leaves them alone.
 
@@ -82,6 +83,6 @@ def rotate(
             "where queries and keys differ in length"
         )
     return (
-        apply_rope(q, positions, theta=theta, layout=layout),
-        apply_rope(k, key_positions, theta=theta, layout=layout),
+        apply_rope(q, positions, theta=theta, layout=layout, scaling=scaling),
+        apply_rope(k, key_positions, theta=theta, layout=layout, scaling=scaling),
     )

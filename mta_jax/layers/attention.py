@@ -31,7 +31,7 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
     num_past_queries,
 )
-from mta_jax.ops.rope import RopeLayout
+from mta_jax.ops.rope import RopeLayout, RopeScaling
 from mta_jax.parallel.attention import attend_on_mesh
 from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPadding, Shaped
@@ -90,7 +90,11 @@ class MultiTokenAttention(nnx.Module):
       layer_index: position of the layer, for `group_norm` "depth".
       rope_theta: base of the rotary embedding; None for no rotary embedding.
       rope_layout: which features form a rotary pair.
-      norm_epsilon: added to the mean square in the group norm.
+      rope_scaling: changes the wavelengths of the rotary embedding, or None.
+      qk_norm: RMSNorm of each head of queries and keys in place of `normalize_qk`, as Qwen 3
+        has it; its weight [H] is shared by the heads.
+      qkv_bias: biases in the projections of queries, keys and values only.
+      norm_epsilon: added to the mean square in the group norm and those of `qk_norm`.
       is_causal: queries see earlier keys only; encoders and cross-attention pass False.
       implementation: see `mta_jax.ops.multi_token_attention`.
       rngs: source of the `params` keys, and of `dropout`.
@@ -142,8 +146,11 @@ class MultiTokenAttention(nnx.Module):
         layer_index: int = 0,
         rope_theta: float | None = 10_000.0,
         rope_layout: RopeLayout = "interleaved",
+        rope_scaling: RopeScaling | None = None,
+        qk_norm: bool = False,
         norm_epsilon: float = 1e-5,
         is_causal: bool = True,
+        qkv_bias: bool = False,
         implementation: Implementation | Sequence[Implementation] | None = None,
         rngs: nnx.Rngs,
         keep_rngs: bool = True,
@@ -171,14 +178,17 @@ class MultiTokenAttention(nnx.Module):
         self.key_padding = key_padding
         self.rope_theta = rope_theta
         self.rope_layout = rope_layout
+        self.rope_scaling = rope_scaling
         self.is_causal = is_causal
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
         self.implementation = hashable_implementation(implementation)
 
         shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        if qk_norm and normalize_qk:
+            raise ValueError("qk_norm and normalize_qk: queries and keys have one norm; choose")
         linear = shared | {
-            "use_bias": use_bias,
+            "use_bias": use_bias or qkv_bias,
             "precision": precision,
             "kernel_init": kernel_init,
             "bias_init": bias_init,
@@ -187,6 +197,7 @@ class MultiTokenAttention(nnx.Module):
             "promote_dtype": qkv_promote_dtype,
         }
         out_linear = linear | {
+            "use_bias": use_bias,
             "kernel_init": out_kernel_init or kernel_init,
             "bias_init": out_bias_init or bias_init,
             "kernel_metadata": out_kernel_metadata or kernel_metadata,
@@ -198,7 +209,9 @@ class MultiTokenAttention(nnx.Module):
         self.value_proj = heads_projection(in_kv_features, num_kv_heads, head_dim, **linear)
         self.out_proj = output_projection(num_heads, head_dim, out_features, **out_linear)
 
-        def layer_norm(scale_metadata: Mapping[str, Any]) -> nnx.LayerNorm | None:
+        def norm(scale_metadata: Mapping[str, Any]) -> nnx.LayerNorm | nnx.RMSNorm | None:
+            if qk_norm:
+                return nnx.RMSNorm(head_dim, epsilon=norm_epsilon, **shared)
             if not normalize_qk:
                 return None
             return nnx.LayerNorm(
@@ -209,8 +222,8 @@ class MultiTokenAttention(nnx.Module):
                 **shared,
             )
 
-        self.query_ln = layer_norm(query_ln_scale_metadata)
-        self.key_ln = layer_norm(key_ln_scale_metadata)
+        self.query_norm = norm(query_ln_scale_metadata)
+        self.key_norm = norm(key_ln_scale_metadata)
 
         steps = mixing_steps(
             num_heads,
@@ -481,12 +494,13 @@ class MultiTokenAttention(nnx.Module):
         q = constrain(self.query_proj(inputs_q), "batch", "length", "heads", None)
         k = constrain(self.key_proj(inputs_k), "batch", "length", "kv_heads", None)
         return rotate(
-            q if self.query_ln is None else self.query_ln(q),
-            k if self.key_ln is None else self.key_ln(k),
+            q if self.query_norm is None else self.query_norm(q),
+            k if self.key_norm is None else self.key_norm(k),
             positions=positions,
             key_positions=key_positions,
             theta=self.rope_theta,
             layout=self.rope_layout,
+            scaling=self.rope_scaling,
         )
 
     def _heads_that_mix(self) -> int:

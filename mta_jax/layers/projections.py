@@ -7,7 +7,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from mta_jax.layers.initializers import projection_init
-from mta_jax.ops.rope import RopeLayout, apply_rope
+from mta_jax.ops.rope import RopeLayout, RopeScaling, apply_rope
 from mta_jax.typing import Array, Float, Int
 
 
@@ -58,6 +58,7 @@ def rotate(
     key_positions: Int[Array, "B S"] | None,
     theta: float | None,
     layout: RopeLayout,
+    scaling: RopeScaling | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"]]:
     """Applies rotary embedding to queries and keys; `theta` None leaves them alone.
 
@@ -79,6 +80,6 @@ def rotate(
             "where queries and keys differ in length"
         )
     return (
-        apply_rope(q, positions, theta=theta, layout=layout),
-        apply_rope(k, key_positions, theta=theta, layout=layout),
+        apply_rope(q, positions, theta=theta, layout=layout, scaling=scaling),
+        apply_rope(k, key_positions, theta=theta, layout=layout, scaling=scaling),
     )

@@ -7,7 +7,7 @@ from mta_jax.layers.group_norm import GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.layers.mlp import default_mlp_dim
 from mta_jax.ops.multi_token_attention import Implementation
-from mta_jax.ops.rope import RopeLayout
+from mta_jax.ops.rope import RopeLayout, RopeScaling, RopeScalingKind
 from mta_jax.typing import KeyPadding
 
 Rematerialization = Literal["none", "full", "dots"]
@@ -84,7 +84,7 @@ class MTAConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer: pre-norm, SwiGLU, rotary embedding, no biases."""
+    """A decoder-only transformer: pre-norm, SwiGLU, rotary embedding."""
 
     vocab_size: int | None = None
     """Tokens; null: as many as the tokenizer of the data has."""
@@ -118,6 +118,16 @@ class ModelConfig:
 
     rope_layout: RopeLayout = "interleaved"
     """Rotary pairs: interleaved (the paper's code) or half_split (Hugging Face weights)."""
+
+    rope_scaling: RopeScaling = dataclasses.field(default_factory=RopeScaling)
+    """How the rotary embedding was stretched to longer texts."""
+
+    qkv_bias: bool = False
+    """Biases of the projections to queries, keys and values, as Qwen2 has them. No other
+    projection has one."""
+
+    qk_norm: bool = False
+    """RMSNorm of each query and key before the rotary embedding, as Qwen3 has it."""
 
     norm_epsilon: float = 1e-5
     """Added to the mean square in every RMSNorm."""
@@ -156,6 +166,7 @@ class ModelConfig:
             rope_layout=(self.rope_layout, RopeLayout),
             remat=(self.remat, Rematerialization),
         )
+        self._check_rope_scaling()
         if self.attention_implementation is not None:
             _check_choices(
                 "model.", attention_implementation=(self.attention_implementation, Implementation)
@@ -177,6 +188,22 @@ class ModelConfig:
             raise ValueError(f"model.attention_dropout {self.attention_dropout}: must be in [0, 1)")
         self._check_layers()
 
+    def _check_rope_scaling(self) -> None:
+        scaling, prefix = self.rope_scaling, "model.rope_scaling."
+        _check_choices(prefix, kind=(scaling.kind, RopeScalingKind))
+        for name in ("factor", "low_frequency_factor", "high_frequency_factor", "original_length"):
+            if not getattr(scaling, name) > 0:
+                raise ValueError(f"{prefix}{name} {getattr(scaling, name)}: must be above 0")
+        if not scaling.high_frequency_factor > scaling.low_frequency_factor:
+            raise ValueError(
+                f"{prefix}high_frequency_factor {scaling.high_frequency_factor}: must be above "
+                f"low_frequency_factor {scaling.low_frequency_factor}"
+            )
+        if scaling.kind == "none" and scaling.factor != 1.0:
+            raise ValueError(
+                f"{prefix}factor {scaling.factor}: has no effect with kind none; set kind"
+            )
+
     def _check_layers(self) -> None:
         if isinstance(self.attention, list) and len(self.attention) != self.num_layers:
             raise ValueError(
@@ -191,6 +218,8 @@ class ModelConfig:
                 f"model.num_heads {self.num_heads}, num_kv_heads {self.kv_heads}: differential "
                 "attention pairs heads, so both must be even"
             )
+        if "diff" in kinds:
+            self._check_differential()
         if "mta" not in kinds:
             return
         for name in ("pre_head_kernel_size", "post_head_kernel_size"):
@@ -205,6 +234,16 @@ class ModelConfig:
                 raise ValueError(
                     f"model.mta.kq_layers names layer {layer}: must be in 0..{self.num_layers - 1}"
                 )
+
+    def _check_differential(self) -> None:
+        """Differential attention has none of what converted models bring along."""
+        for name in ("qkv_bias", "qk_norm"):
+            if getattr(self, name):
+                raise ValueError(f"model.{name} true: differential attention has none")
+        if self.rope_scaling.kind != "none":
+            raise ValueError(
+                f"model.rope_scaling.kind {self.rope_scaling.kind}: differential attention has none"
+            )
 
     @property
     def head_size(self) -> int:

@@ -51,8 +51,13 @@ def _attention(
     kind = config.attention_of(layer)
     if kind == "diff":
         return DifferentialAttention(config.num_heads, config.embed_dim, **shared)
-    # The model hands every layer its key.
-    shared["keep_rngs"] = False
+    shared |= {
+        "rope_scaling": config.rope_scaling,
+        "qkv_bias": config.qkv_bias,
+        "qk_norm": config.qk_norm,
+        # The model hands every layer its key.
+        "keep_rngs": False,
+    }
     if kind == "transformer":
         return MultiTokenAttention(config.num_heads, config.embed_dim, **_PLAIN, **shared)
     if kind == "talking_heads":

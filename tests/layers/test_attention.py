@@ -53,10 +53,16 @@ def by_formula(attention, inputs_q, inputs_k=None, inputs_v=None, **where):
     inputs_v = inputs_k if inputs_v is None else np.asarray(inputs_v, np.float64)
 
     def project(inputs, projection):
-        return np.einsum("btd,dnh->btnh", inputs, value(projection.kernel))
+        heads = np.einsum("btd,dnh->btnh", inputs, value(projection.kernel))
+        return heads if projection.bias is None else heads + value(projection.bias)
 
     q = project(inputs_q, attention.query_proj)
     k = project(inputs_k, attention.key_proj)
+    if attention.query_norm is not None:
+        q, k = (
+            x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * value(norm.scale)
+            for x, norm in ((q, attention.query_norm), (k, attention.key_norm))
+        )
     positions = where.pop("positions", np.tile(np.arange(q.shape[1]), (2, 1)))
     key_positions = where.pop("key_positions", positions)
     if attention.rope_theta is not None:
@@ -94,6 +100,7 @@ KEY_SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 3], [1, 2, 2, 2, 2, 0, 0]])
         pytest.param({}, (Q,), {}, id="self"),
         pytest.param({"rope_layout": "half_split"}, (Q,), {}, id="half_split"),
         pytest.param({"rope_theta": 100.0}, (Q,), {"positions": SEGMENTS * 3}, id="positions"),
+        pytest.param({"qkv_bias": True, "qk_norm": True}, (Q,), {}, id="bias-and-norm"),
         pytest.param(
             {"pre_kq_kernel_size": (2, 4), "key_padding": "left", "rope_theta": None},
             (Q,),

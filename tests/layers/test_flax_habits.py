@@ -103,7 +103,7 @@ def test_initialisers_and_metadata_reach_the_parameters_that_flax_gives_them():
     assert not (ours.out_proj.kernel[...] == 1).any()
     assert (ours.out_proj.bias[...] == 1).all()
     assert (ours.out_proj.kernel.of, ours.out_proj.bias.of) == ("out_kernel", "out_bias")
-    assert (ours.query_ln.scale.of, ours.key_ln.scale.of) == ("query_scale", "key_scale")
+    assert (ours.query_norm.scale.of, ours.key_norm.scale.of) == ("query_scale", "key_scale")
     del options["out_kernel_init"], options["out_bias_init"]
     again = MultiTokenAttention(2, 4, **options | {"bias_init": zeros}, **PLAIN, rngs=nnx.Rngs(0))
     assert (again.out_proj.kernel[...] == 1).all()

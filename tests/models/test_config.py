@@ -3,6 +3,7 @@ import re
 import pytest
 
 from mta_jax.models import ModelConfig, MTAConfig
+from mta_jax.ops.rope import RopeScaling
 from tests.layers.tools import unchecked_types
 
 
@@ -118,6 +119,30 @@ def test_kernels_are_checked_only_where_a_layer_is_mta():
         ({"mlp_dim": -1}, "model.mlp_dim -1: must be at least 1"),
         ({"rope_theta": 0.0}, "model.rope_theta 0.0: must be above 0"),
         ({"norm_epsilon": -1.0}, "model.norm_epsilon -1.0: must be above 0"),
+        (
+            {"rope_scaling": RopeScaling(kind="linear", factor=0.0)},
+            "model.rope_scaling.factor 0.0: must be above 0",
+        ),
+        (
+            {"rope_scaling": RopeScaling(factor=2.0)},
+            "model.rope_scaling.factor 2.0: has no effect with kind none",
+        ),
+        (
+            {"rope_scaling": RopeScaling(kind="llama3", high_frequency_factor=1.0)},
+            "model.rope_scaling.high_frequency_factor 1.0: must be above low_frequency_factor 1.0",
+        ),
+        (
+            {"attention": "diff", "qk_norm": True},
+            "model.qk_norm true: differential attention has none",
+        ),
+        (
+            {"attention": ["mta", "diff"], "qkv_bias": True},
+            "model.qkv_bias true: differential attention has none",
+        ),
+        (
+            {"attention": "diff", "rope_scaling": RopeScaling(kind="linear", factor=2.0)},
+            "model.rope_scaling.kind linear: differential attention has none",
+        ),
     ],
 )
 def test_a_model_that_makes_no_sense_is_refused(fields, message):
@@ -140,3 +165,9 @@ def test_a_model_that_makes_no_sense_is_refused(fields, message):
 def test_an_unknown_choice_is_named_with_those_there_are(fields, message):
     with unchecked_types(), pytest.raises(ValueError, match=re.escape(message)):
         MTAConfig(**fields)
+
+
+def test_an_unknown_kind_of_rope_scaling_is_named_with_those_there_are():
+    message = "model.rope_scaling.kind yarn: must be one of none, linear, llama3"
+    with unchecked_types(), pytest.raises(ValueError, match=re.escape(message)):
+        ModelConfig(rope_scaling=RopeScaling(kind="yarn"))

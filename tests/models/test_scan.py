@@ -11,6 +11,7 @@ from jax.extend.core import jaxprs_in_params
 
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from mta_jax.models.scan import Stretch, stretches
+from mta_jax.ops.rope import RopeScaling
 from tests.layers.tools import drawn
 
 MTA = MTAConfig(pre_kq_kernel_size=(2, 3), post_kq_kernel_size=(2, 3))
@@ -24,7 +25,14 @@ CONFIG = ModelConfig(
     scan_layers=True,
 )
 CONFIGS = {
-    "transformer": {"num_layers": 3, "attention": "transformer"},
+    # With all that a converted model may bring along.
+    "transformer": {
+        "num_layers": 3,
+        "attention": "transformer",
+        "qkv_bias": True,
+        "qk_norm": True,
+        "rope_scaling": RopeScaling(kind="linear", factor=2.0),
+    },
     "talking_heads": {"num_layers": 2, "attention": "talking_heads", "remat": "dots"},
     "diff": {"num_layers": 3, "attention": "diff", "attention_dropout": 0.3},
     # The last layer is the rest of a pattern of two.

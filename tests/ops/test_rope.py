@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mta_jax.ops.rope import apply_rope
+from mta_jax.ops.rope import RopeScaling, apply_rope
 from tests.ops import numpy_oracle
 
 LAYOUTS = ("interleaved", "half_split")
@@ -15,7 +15,7 @@ def normal(*shape, seed=0):
 
 def turn(x, positions, **options):
     with jax.enable_x64(True):
-        rope = jax.jit(apply_rope, static_argnames=("theta", "layout"))
+        rope = jax.jit(apply_rope, static_argnames=("theta", "layout", "scaling"))
         return np.asarray(rope(x, positions, **options))
 
 
@@ -86,3 +86,43 @@ def test_odd_head_size_is_refused():
 def test_unknown_layout_is_refused(unchecked_shapes):
     with pytest.raises(ValueError, match="rope layout 'pairs': must be"):
         apply_rope(jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 2), int), layout="pairs")
+
+
+def angles_at(position, head_size, **options):
+    """The angle that each pair turns by, from a turn of (1, 0)."""
+    x = np.zeros((1, 1, 1, head_size))
+    x[..., ::2] = 1.0
+    pairs = turn(x, np.array([[position]]), **options).reshape(-1, 2)
+    return np.arctan2(pairs[:, 1], pairs[:, 0])
+
+
+def test_linear_scaling_is_that_of_positions_divided_by_the_factor():
+    scaled = angles_at(12, 8, scaling=RopeScaling(kind="linear", factor=4.0))
+    np.testing.assert_allclose(scaled, angles_at(3, 8), rtol=0, atol=1e-12)
+
+
+def test_llama3_scaling_keeps_short_waves_stretches_long_ones_and_blends_between():
+    theta, head_size, length, factor = 1000.0, 32, 256, 8.0
+    scaling = RopeScaling(
+        kind="llama3",
+        factor=factor,
+        low_frequency_factor=1.0,
+        high_frequency_factor=4.0,
+        original_length=length,
+    )
+    expected, kinds = [], set()
+    for pair in range(head_size // 2):
+        frequency = theta ** (-2 * pair / head_size)
+        wavelength = 2 * np.pi / frequency
+        if wavelength < length / 4.0:
+            kind = "short"
+        elif wavelength > length / 1.0:
+            kind, frequency = "long", frequency / factor
+        else:
+            smooth = (length / wavelength - 1.0) / (4.0 - 1.0)
+            kind, frequency = "between", (1 - smooth) * frequency / factor + smooth * frequency
+        kinds.add(kind)
+        expected.append(frequency)
+    found = angles_at(1, head_size, theta=theta, scaling=scaling)
+    assert kinds == {"short", "long", "between"}
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)

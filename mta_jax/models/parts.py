@@ -84,14 +84,13 @@ def spell_paths(paths: Iterable[Sequence[Any]]) -> str:
     Args:
       paths: of parameters inside attention.
     """
-    layers: dict[str, list[int]] = {}
-    for path in sorted(paths, key=lambda path: int(path[1])):
-        found = layers.setdefault(str(path[3]), [])
-        if path[1] not in found:
-            found.append(path[1])
+    layers: dict[str, set[int]] = {}
+    for _, layer, _, module, *_ in paths:
+        layers.setdefault(module, set()).add(layer)
+    order = list(_PARTS)
     modules: dict[tuple[int, ...], list[str]] = {}
-    for module, found in layers.items():
-        modules.setdefault(tuple(found), []).append(module)
+    for module in sorted(layers, key=lambda name: order.index(name) if name in order else -1):
+        modules.setdefault(tuple(sorted(layers[module])), []).append(module)
     return "; ".join(
         f"{', '.join(names)} in {_spell_layers(found)}" for found, names in modules.items()
     )

@@ -71,8 +71,8 @@ def read_weights(location: str | Path, setting: str, *, mesh: Mesh | None = None
     # Whatever a broken file makes a reader raise, the answer is the same.
     except Exception as error:
         raise UserError(f"{setting} {folder}: cannot be read ({first_line(error)})") from None
-    sums = [state.pop("checksums")[index] for index in own]
-    found = checksums(state)
+    every_sum = state.pop("checksums")
+    sums, found = [every_sum[index] for index in own], checksums(state)
     if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
         raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
     params = without_low_rank(together(*state.values()), program.config.finetune)
@@ -130,9 +130,10 @@ def check_weights(
     there, here = _shapes(saved), _shapes(program)
     new = [path for path in here if path not in there and is_mixing(path)]
     allowed = new if program.config.finetune.retrofit else []
-    for path in {**here, **there}:
-        if there.get(path) != here.get(path) and path not in allowed:
-            hint = "; finetune.retrofit true adds it" if path in new else ""
+    differing = [path for path in {**here, **there} if there.get(path) != here.get(path)]
+    for path in differing:
+        if path not in allowed:
+            hint = "; finetune.retrofit true adds it" if differing == new else ""
             raise ConfigError(
                 f"{setting} {folder}: its model is another one: {'.'.join(map(str, path))} is "
                 f"{there.get(path, 'missing')} there and {here.get(path, 'missing')} here{hint}"

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from mta_jax.errors import UserError
 from mta_jax.hardware.chips import Chip
 from mta_jax.hardware.slices import chip_of, described_devices
-from mta_jax.models.flops import flops_per_token
 from mta_jax.ops.target import targeting
 from mta_jax.parallel.feed import batch_sharding
 from mta_jax.parallel.mesh import on
@@ -21,6 +20,7 @@ from mta_jax.plan.program_text import Collective, collectives
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.memory import bytes_of_device
 from mta_jax.training.mesh import mesh_of
+from mta_jax.training.partition import training_flops
 from mta_jax.training.state import make_program
 from mta_jax.training.step import make_train_step
 
@@ -81,9 +81,7 @@ class Plan:
     @property
     def flops(self) -> int:
         """Model FLOPs of a step, on all devices."""
-        return (
-            self.tokens * flops_per_token(self.config.model, self.config.data.row_length).training
-        )
+        return self.tokens * training_flops(self.config)
 
 
 def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> Plan:
@@ -112,7 +110,7 @@ def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> P
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, shape))
         for name, dtype in dtypes.items()
     }
-    averages = {name: state[name] for name in ("params", "ema") if name in state}
+    averages = {name: state[name] for name in ("params", "frozen", "ema") if name in state}
     chip = chip_of(slice_name)
     known: dict[str, Any] = {
         "config": config,

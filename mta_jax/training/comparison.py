@@ -11,12 +11,12 @@ from mta_jax.data import tokenizer_for
 from mta_jax.files import write_atomically
 from mta_jax.parallel.processes import is_first, on_first
 from mta_jax.training import run_folder
+from mta_jax.training.beginning import check_beginning
 from mta_jax.training.config import TrainConfig, runs_of
 from mta_jax.training.loop import Result, train
 from mta_jax.training.memory import check_memory
 from mta_jax.training.mesh import mesh_of
 from mta_jax.training.pictures import save_pictures
-from mta_jax.training.saved_weights import check_weights
 from mta_jax.training.state import make_program
 
 
@@ -37,8 +37,7 @@ def run(config: TrainConfig) -> Mapping[str, Result]:
         program = make_program(run_config)
         check_memory(program, mesh_of(program.config))
         if config.init_from is not None:
-            tokenizer = tokenizer_for(config.data)
-            check_weights(config.init_from, program, tokenizer, "init_from")
+            check_beginning(program, tokenizer_for(config.data))
     if config.compare is None:
         results = {name: train(config, folder, name=name) for name in runs}
     else:

@@ -9,6 +9,7 @@ from mta_jax.errors import ConfigError
 from mta_jax.models import AttentionKind, ModelConfig
 from mta_jax.parallel.mesh import MeshConfig
 from mta_jax.parallel.processes import ProcessesConfig
+from mta_jax.training.finetune_config import FinetuneConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,6 +230,9 @@ class TrainConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """The optimiser."""
 
+    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
+    """What is trained."""
+
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     """The loss."""
 
@@ -285,6 +289,10 @@ class TrainConfig:
             raise ValueError(
                 f"model.attention {self.model.attention}: has no effect, since compare names the "
                 f"kinds {self.compare}; add it there, or set compare to null"
+            )
+        if self.finetune.retrofit and self.init_from is None:
+            raise ValueError(
+                "finetune.retrofit true: init_from must name the model to add something to"
             )
         if self.sample.every is not None and self.data.source != "text":
             raise ValueError(

@@ -23,8 +23,9 @@ from mta_jax.parallel.feed import on_mesh, rows_of_process, whole
 from mta_jax.parallel.mesh import on
 from mta_jax.parallel.preemption import Preemption
 from mta_jax.parallel.processes import gathered, is_first, on_first
-from mta_jax.parallel.rules import constrain_state, state_shardings, with_shardings
+from mta_jax.parallel.rules import state_shardings, with_shardings
 from mta_jax.training import bad_step, run_folder
+from mta_jax.training.beginning import begin, check_beginning
 from mta_jax.training.changed_data import change_of_data
 from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
@@ -32,7 +33,6 @@ from mta_jax.training.diagnostics import make_gate_openness, make_kernel_distanc
 from mta_jax.training.evaluate import figures_of, total
 from mta_jax.training.mesh import mesh_of
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
-from mta_jax.training.saved_weights import check_weights, read_weights
 from mta_jax.training.speed import Speed
 from mta_jax.training.state import (
     SAMPLE_STREAM,
@@ -92,8 +92,7 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
     check_vocabulary(program, data.tokenizer)
     _check_held_out(data)
     check_trackers(config.track)
-    if config.init_from is not None:
-        check_weights(config.init_from, program, data.tokenizer, "init_from")
+    check_beginning(program, data.tokenizer)
     with contextlib.ExitStack() as stack:
         on_first(lambda: run_folder.open_run_folder(folder, config))
         on_first(lambda: stack.enter_context(run_folder.locked(folder)))
@@ -126,7 +125,7 @@ def _train(
             record_sizes = notes["record_sizes"]
             print(f"{name}: continuing from step {step} in {folder}")
         else:
-            step, state, record_sizes = 0, _initial_state(program, mesh, name), None
+            step, state, record_sizes = 0, begin(program, mesh, data.tokenizer, name), None
             interval = Interval(step=0, position=joined(gathered(position.get_state())))
         try:
             with (
@@ -154,7 +153,7 @@ def _train(
         program=program,
         params=evaluated(state),
         data=data,
-        num_params=sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
+        num_params=sum(leaf.size for leaf in jax.tree.leaves(evaluated(state))),
         seconds=sum(row["seconds"] for row in timing),
         held_out=_last_held_out(metrics, data),
         rows=metrics,
@@ -183,17 +182,6 @@ def _check_held_out(data: Data) -> None:
                 f"data.text.domains.{name}: its held-out text has no token; name a heldout, or "
                 "raise data.text.heldout_fraction"
             )
-
-
-def _initial_state(program: Program, mesh: Mesh, name: str) -> State:
-    """Random weights, or those of another run."""
-    location = program.config.init_from
-    if location is None:
-        return jax.jit(lambda: constrain_state(program.initial_state()))()
-    params = program.abstract_state["params"]
-    saved = read_weights(location, "init_from", shardings=state_shardings(params, mesh))
-    print(f"{name}: beginning with the weights of {saved.folder}")
-    return jax.jit(lambda params: constrain_state(program.state_of(params)))(saved.params)
 
 
 @dataclasses.dataclass

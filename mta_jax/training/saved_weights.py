@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from flax import traverse_util
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from mta_jax.command_line.plain import from_plain
 from mta_jax.data import Tokenizer
 from mta_jax.errors import ConfigError, UserError
-from mta_jax.parallel.rules import with_shardings
+from mta_jax.models.parts import is_mixing
+from mta_jax.parallel.rules import state_shardings, with_shardings
 from mta_jax.training.checkpoint import checksums, first_line
 from mta_jax.training.config import TrainConfig
+from mta_jax.training.finetune_config import FinetuneConfig
+from mta_jax.training.partition import together, without_low_rank
 from mta_jax.training.state import Program, make_program
 
 
@@ -22,7 +26,7 @@ class SavedWeights:
     """What a checkpoint says of a model.
 
     Attributes:
-      program: structure of the run.
+      program: structure of the model alone: low-rank terms of a run are in its kernels.
       params: its parameters; their moving average, where the run kept one.
       step: training steps behind them.
       folder: the checkpoint.
@@ -36,32 +40,28 @@ class SavedWeights:
     tokenizer: str
 
 
-def read_weights(location: str | Path, setting: str, *, shardings: Any = None) -> SavedWeights:
+def read_weights(location: str | Path, setting: str, *, mesh: Mesh | None = None) -> SavedWeights:
     """Reads the weights of a run.
 
     Args:
       location: a run folder, whose newest checkpoint is taken, or one of its checkpoints,
         ``RUN/checkpoints/STEP``.
       setting: that names it, for messages.
-      shardings: where each array is to go; default: the first device.
+      mesh: to read the weights onto; default: the first device.
 
     Raises:
       UserError: where there is no checkpoint, or it cannot be read.
     """
     folder, program, tokenizer = _described(location, setting)
     abstract = program.abstract_state
-    name = "ema" if "ema" in abstract else "params"
+    names = ("ema" if "ema" in abstract else "params", "frozen")
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
-    own = [index for index, path in enumerate(paths) if path[0].key == name]
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    if shardings is None:
-        shardings = jax.tree.map(lambda _: device, abstract[name])
-    scalar = _replicated(jax.tree.leaves(shardings)[0])
-    wanted = {
-        name: with_shardings(abstract[name], shardings),
+    own = [index for index, path in enumerate(paths) if path[0].key in names]
+    wanted = {name: abstract[name] for name in names if name in abstract} | {
         # The sum of every leaf's bits, in the order of the leaves.
-        "checksums": [jax.ShapeDtypeStruct((), "uint32", sharding=scalar) for _ in paths],
+        "checksums": [jax.ShapeDtypeStruct((), "uint32") for _ in paths],
     }
+    wanted = with_shardings(wanted, _shardings(wanted, mesh))
     # Nothing but what is wanted is read.
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -71,19 +71,25 @@ def read_weights(location: str | Path, setting: str, *, shardings: Any = None) -
     # Whatever a broken file makes a reader raise, the answer is the same.
     except Exception as error:
         raise UserError(f"{setting} {folder}: cannot be read ({first_line(error)})") from None
-    params = state[name]
-    sums = [state["checksums"][index] for index in own]
-    found = checksums(params)
+    every_sum = state.pop("checksums")
+    sums, found = [every_sum[index] for index in own], checksums(state)
     if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
         raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
-    return SavedWeights(program, params, int(folder.name), folder, tokenizer)
+    params = without_low_rank(together(*state.values()), program.config.finetune)
+    return SavedWeights(_alone(program), params, int(folder.name), folder, tokenizer)
 
 
-def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """The place of a scalar beside an array of this place."""
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec())
-    return sharding
+def _shardings(tree: Any, mesh: Mesh | None) -> Any:
+    """Where to read each leaf to."""
+    if mesh is not None:
+        return state_shardings(tree, mesh)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda _: device, tree)
+
+
+def _alone(program: Program) -> Program:
+    """The same model without low-rank terms, all of it trained."""
+    return make_program(dataclasses.replace(program.config, finetune=FinetuneConfig()))
 
 
 def _checkpoint_folder(location: Path, setting: str) -> Path:
@@ -102,7 +108,9 @@ def _entries(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
 
 
-def check_weights(location: str, program: Program, tokenizer: Tokenizer, setting: str) -> None:
+def check_weights(
+    location: str, program: Program, tokenizer: Tokenizer, setting: str
+) -> list[tuple[Any, ...]]:
     """Makes sure that another run can begin with saved weights, without reading them.
 
     Args:
@@ -111,23 +119,41 @@ def check_weights(location: str, program: Program, tokenizer: Tokenizer, setting
       tokenizer: its tokenizer.
       setting: that names the location, for messages.
 
+    Returns:
+      Names of the parameters that the saved model lacks: none, or with `finetune.retrofit`
+      some of those that ordinary attention lacks.
+
     Raises:
       UserError: where there is no checkpoint, or its model or tokenizer is another one.
     """
     folder, saved, fingerprint = _described(location, setting)
-    there = _shapes(saved.abstract_state["params"])
-    here = _shapes(program.abstract_state["params"])
-    for name in {**here, **there}:
-        if there.get(name) != here.get(name):
+    there, here = _shapes(saved), _shapes(program)
+    new = [path for path in here if path not in there and is_mixing(path)]
+    allowed = new if program.config.finetune.retrofit else []
+    differing = [path for path in {**here, **there} if there.get(path) != here.get(path)]
+    for path in differing:
+        if path not in allowed:
+            hint = "; finetune.retrofit true adds it" if differing == new else ""
             raise ConfigError(
-                f"{setting} {folder}: its model is another one: {name} is "
-                f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+                f"{setting} {folder}: its model is another one: {'.'.join(map(str, path))} is "
+                f"{there.get(path, 'missing')} there and {here.get(path, 'missing')} here{hint}"
             )
+    if program.config.finetune.retrofit and not new:
+        raise ConfigError(
+            f"finetune.retrofit true: the model of {setting} {folder} has all that this one has"
+        )
+    layouts = [x.config.model.rope_layout for x in (saved, program)]
+    if layouts[0] != layouts[1]:
+        raise ConfigError(
+            f"{setting} {folder}: its model is another one: model.rope_layout is {layouts[0]} "
+            f"there and {layouts[1]} here"
+        )
     if fingerprint != tokenizer.fingerprint:
         raise ConfigError(
             f"{setting} {folder}: was trained with another tokenizer than that of this run, "
             f"{tokenizer.name}"
         )
+    return allowed
 
 
 def _described(location: str | Path, setting: str) -> tuple[Path, Program, str]:
@@ -163,6 +189,7 @@ def check_tokenizer(saved: SavedWeights, tokenizer: Tokenizer, setting: str) -> 
         )
 
 
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in leaves}
+def _shapes(program: Program) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """Shapes of the parameters of the model alone, by name."""
+    params = jax.eval_shape(_alone(program).initial_params)
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params).items()}

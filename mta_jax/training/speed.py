@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 
 from mta_jax.hardware.peak_flops import peak_flops
-from mta_jax.models.flops import flops_per_token
 from mta_jax.training.config import TrainConfig
+from mta_jax.training.partition import training_flops
 
 
 class Speed:
@@ -21,7 +21,7 @@ class Speed:
 
     def __init__(self, config: TrainConfig, mesh: Mesh):
         self._tokens = config.data.rows * config.data.row_length
-        self._flops_per_token = flops_per_token(config.model, config.data.row_length).training
+        self._flops_per_token = training_flops(config)
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * mesh.size
         self.start()

@@ -13,14 +13,16 @@ from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig, Transformer
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.optimizer import make_optimizer
+from mta_jax.training.partition import build, partition, together
 from mta_jax.training.safety import initial_safety
 
 # The keys 0, 1, 2, ... of the seed are those of the parameters; these are far from them.
 DROPOUT_STREAM, SAMPLE_STREAM = 2**31, 2**31 + 1
 
 State = dict[str, Any]
-"""``params``, ``opt_state``, ``step``, ``safety`` (see `training.safety`) and, where the config
-asks for it, ``ema``, the moving average of the parameters: a pytree of plain dictionaries."""
+"""``params``, ``opt_state``, ``step``, ``safety`` (see `training.safety`); where the config asks
+for it, ``ema``, the moving average of the parameters; and where some parameters are not trained,
+``frozen``: these, which are then no part of ``params``. A pytree of plain dictionaries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Program:
     config: TrainConfig
 
     def model(self, params: Any) -> Transformer:
-        """The model with these parameters."""
+        """The model with these parameters, all it has."""
         return nnx.merge(self.graphdef, params)
 
     @property
@@ -46,15 +48,19 @@ class Program:
         """Shapes and dtypes of the state."""
         return jax.eval_shape(self.initial_state)
 
+    def initial_params(self) -> Any:
+        """All parameters before the first step. Pure."""
+        key = jax.random.key(self.config.seed)
+        model = build(self.config, rngs=nnx.Rngs(params=key))
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
     def initial_state(self) -> State:
         """The state before the first step. Pure, so it can be traced or shaped."""
-        key = jax.random.key(self.config.seed)
-        model = Transformer(self.config.model, rngs=nnx.Rngs(params=key))
-        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return self.state_of(params)
+        return self.state_of(self.initial_params())
 
     def state_of(self, params: Any) -> State:
-        """The state before the first step, with given parameters."""
+        """The state before the first step, with given parameters, all of them."""
+        params, frozen = partition(params, self.config.finetune)
         state = {
             "params": params,
             "opt_state": self.optimizer.init(params),
@@ -63,12 +69,14 @@ class Program:
         }
         if self.config.optimizer.ema_decay is not None:
             state["ema"] = jax.tree.map(jnp.copy, params)
+        if frozen:
+            state["frozen"] = frozen
         return state
 
 
 def evaluated(state: State) -> Any:
-    """The parameters to evaluate: their moving average, where there is one."""
-    return state.get("ema", state["params"])
+    """All parameters to evaluate: of those trained the moving average, where there is one."""
+    return together(state.get("ema", state["params"]), state.get("frozen", {}))
 
 
 def resolve_model(config: TrainConfig) -> ModelConfig:
@@ -96,8 +104,14 @@ def check_vocabulary(program: Program, tokenizer: Tokenizer) -> None:
 
 
 def make_program(config: TrainConfig) -> Program:
-    """Builds the structure of a run without allocating any parameter."""
+    """Builds the structure of a run without allocating any parameter.
+
+    Raises:
+      ConfigError: where the model lacks what the config wants of it.
+    """
     config = dataclasses.replace(config, model=resolve_model(config))
-    model = nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0)))
-    graphdef, _ = nnx.split(model)
+    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(model)
+    # A part that the model lacks is known here.
+    partition(nnx.to_pure_dict(params), config.finetune)
     return Program(graphdef, make_optimizer(config.optimizer, config.num_steps), config)

@@ -14,6 +14,7 @@ from mta_jax.models import Transformer
 from mta_jax.parallel.rules import constrain, constrain_state
 from mta_jax.training.loss import scored_tokens, summed_losses
 from mta_jax.training.optimizer import learning_rate_schedule
+from mta_jax.training.partition import together
 from mta_jax.training.safety import choose, judge
 from mta_jax.training.state import DROPOUT_STREAM, Program, State
 from mta_jax.typing import Array
@@ -36,16 +37,17 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
 
     The old state is donated. Metrics are the scalars ``loss`` (nats per token),
     ``grad_norm`` (before clipping), ``param_norm`` (before the step), ``update_norm``,
-    ``learning_rate``, and of `safety` ``is_taken``, ``num_skipped`` and ``stopped_at``.
+    ``learning_rate``, and of `safety` ``is_taken``, ``num_skipped`` and ``stopped_at``. Norms
+    are of the parameters that are trained.
     """
     config = program.config
     schedule = learning_rate_schedule(config.optimizer, config.num_steps)
 
     def objective(
-        params: Any, batch: Arrays, num_tokens: Array, key: Array | None
+        params: Any, frozen: Any, batch: Arrays, num_tokens: Array, key: Array | None
     ) -> tuple[Array, Array]:
         """What is minimised, and the cross-entropy in it: the share of these rows."""
-        model = program.model(params)
+        model = program.model(together(params, frozen))
         features = _features(model, batch, None if key is None else nnx.Rngs(dropout=key))
         nll, z_loss = summed_losses(
             model.logits,
@@ -61,13 +63,15 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
         x = x.reshape(config.accumulate, -1, *x.shape[1:])
         return constrain(x, None, "batch", "length")
 
-    def loss_and_gradient(params: Any, batch: Arrays, key: Array | None) -> tuple[Array, Any]:
+    def loss_and_gradient(
+        params: Any, frozen: Any, batch: Arrays, key: Array | None
+    ) -> tuple[Array, Any]:
         """Of the whole batch. Losses of its parts, and so their gradients, add up to it."""
         num_tokens = jnp.maximum(jnp.sum(batch["targets_weights"]), 1e-6)
 
         def of_rows(rows: Arrays, key: Array | None) -> tuple[Array, Any]:
             gradient_of = jax.value_and_grad(objective, has_aux=True)
-            (_, nll), gradient = gradient_of(params, rows, num_tokens, key)
+            (_, nll), gradient = gradient_of(params, frozen, rows, num_tokens, key)
             return nll, constrain_state(gradient)
 
         if config.accumulate == 1:
@@ -89,7 +93,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
             key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
             key = jax.random.fold_in(key, state["step"])
         params = state["params"]
-        loss, gradient = loss_and_gradient(params, batch, key)
+        loss, gradient = loss_and_gradient(params, state.get("frozen", {}), batch, key)
         grad_norm = optax.tree.norm(gradient)
         updates, opt_state = program.optimizer.update(gradient, state["opt_state"], params)
         changed = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
@@ -109,7 +113,7 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
         )
         changed = choose(is_taken, changed, {name: state[name] for name in changed})
         changed = constrain_state(changed)
-        return changed | {"step": step, "safety": safety}, {
+        return state | changed | {"step": step, "safety": safety}, {
             "loss": loss,
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),

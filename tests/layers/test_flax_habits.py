@@ -22,7 +22,7 @@ PLAIN = {
 }
 SMALL = {"pre_kq_kernel_size": (2, 3), "post_kq_kernel_size": (2, 3)}
 NAMES = {"query": "query_proj", "key": "key_proj", "value": "value_proj", "out": "out_proj"}
-NORMS = {"query_ln": "query_ln", "key_ln": "key_ln"}
+NORMS = {"query_ln": "query_norm", "key_ln": "key_norm"}
 REFUSED = {"qkv_dot_general", "out_dot_general", "qkv_dot_general_cls", "out_dot_general_cls"}
 
 

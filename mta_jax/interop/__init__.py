@@ -1,0 +1,1 @@
+"""Weights of other models, made into those of this one."""

@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from mta_jax import files
-from mta_jax.command_line.plain import plain, to_yaml
-from mta_jax.errors import ConfigError
+from mta_jax.command_line.plain import from_plain, plain, to_yaml
+from mta_jax.errors import ConfigError, UserError
 from mta_jax.training.config import TrainConfig
 
 CONFIG_FILE = "config.yaml"
@@ -76,7 +76,7 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
         raise ConfigError(f"{path}: cannot be read ({error})".replace("\n", " ")) from None
     if not isinstance(there, dict):
         raise ConfigError(f"{path}: holds no settings; choose another run_dir")
-    difference = _first_difference(there, plain(config))
+    difference = _first_difference(_completed(there, str(path)), plain(config))
     if difference:
         raise ConfigError(
             f"run_dir {folder} holds another run: {difference}; choose another run_dir, or the "
@@ -98,6 +98,15 @@ def locked(folder: Path) -> Iterator[None]:
     )
     with files.locked(folder / "lock", complaint):
         yield
+
+
+def _completed(there: dict[str, Any], where: str) -> dict[str, Any]:
+    """Settings with the defaults of those that are newer than they."""
+    try:
+        return plain(from_plain(TrainConfig, there, where))
+    except UserError:
+        # Of another version: the first difference tells more.
+        return there
 
 
 def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:

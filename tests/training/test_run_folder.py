@@ -30,6 +30,16 @@ def test_another_run_is_refused_by_the_field_that_differs(tmp_path):
     assert (tmp_path / CONFIG_FILE).read_bytes() == before
 
 
+def test_a_run_from_before_there_was_a_setting_continues_with_its_default(tmp_path):
+    settings = plain(toy_config())
+    del settings["model"]["scan_layers"]
+    (tmp_path / CONFIG_FILE).write_text(yaml.safe_dump(settings))
+    assert open_run_folder(tmp_path, toy_config()) is True
+    model = dataclasses.replace(toy_config().model, scan_layers=True)
+    with pytest.raises(ConfigError, match=r"model\.scan_layers is False there and True here"):
+        open_run_folder(tmp_path, toy_config(model=model))
+
+
 def test_a_kill_before_the_config_was_complete_leaves_a_new_folder(tmp_path):
     (tmp_path / "config.yaml.tmp").write_text("model: {num_la")
     assert open_run_folder(tmp_path, toy_config()) is False

@@ -17,6 +17,7 @@ ALLOWED = {
     "parallel": {"typing", "errors"},
     "layers": {"typing", "ops", "parallel"},
     "models": {"typing", "ops", "parallel", "layers"},
+    "linen": {"typing", "layers", "models"},
     "interop": {"models"},
     "inference": {"typing", "ops"},
     "viz": {"typing", "ops"},

@@ -1,6 +1,7 @@
 """Flax NNX modules, each usable alone in another model."""
 
 from mta_jax.layers.attention import MultiTokenAttention
+from mta_jax.layers.attention_fn import MultiTokenAttentionFn
 from mta_jax.layers.differential import DifferentialAttention
 from mta_jax.layers.embedding import Embedding
 from mta_jax.layers.group_norm import GroupNorm
@@ -14,5 +15,6 @@ __all__ = [
     "HeadMixing",
     "KeyQueryConvolution",
     "MultiTokenAttention",
+    "MultiTokenAttentionFn",
     "SwiGLU",
 ]

@@ -20,6 +20,7 @@ from mta_jax.layers.arguments import (
     one_batch_axis,
 )
 from mta_jax.layers.cache import AttentionCache
+from mta_jax.layers.decode import DecodingModule
 from mta_jax.layers.group_norm import GroupNorm, GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
 from mta_jax.layers.mixing import kernels_of, mixing_steps
@@ -39,7 +40,7 @@ from mta_jax.typing import Array, Bool, DropoutKey, DTypeLike, Float, Int, KeyPa
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
-class MultiTokenAttention(nnx.Module):
+class MultiTokenAttention(DecodingModule):
     """Attention with convolved and mixed attention maps (https://arxiv.org/abs/2504.00927).
 
     Projects, applies rotary embedding, runs `mta_jax.ops.multi_token_attention`,
@@ -74,6 +75,8 @@ class MultiTokenAttention(nnx.Module):
       use_bias: biases in the four projections.
       attention_fn: must be None: this is the attention. `MultiTokenAttentionFn` is one for
         Flax's class.
+      decode: each call gives the next tokens of what `init_cache` made a cache for; any
+        number of them, where Flax's class takes one.
       normalize_qk: layer norm of each head of queries and keys, before rotary embedding,
         with a scale and no bias (https://arxiv.org/abs/2302.05442).
       qkv_promote_dtype: how the first three projections promote dtypes.
@@ -131,6 +134,7 @@ class MultiTokenAttention(nnx.Module):
         out_bias_init: Initializer | None = None,
         use_bias: bool = False,
         attention_fn: Any = None,
+        decode: bool | None = None,
         normalize_qk: bool = False,
         qkv_promote_dtype: Callable[..., Any] = promote_dtype,
         out_promote_dtype: Callable[..., Any] = promote_dtype,
@@ -251,6 +255,8 @@ class MultiTokenAttention(nnx.Module):
             )
         )
         self.rngs = rngs.dropout.fork() if keep_rngs and dropout_rate > 0.0 else None
+        self.decode = decode
+        self._without_cache()
 
     def __call__(
         self,
@@ -267,6 +273,7 @@ class MultiTokenAttention(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | DropoutKey | None = None,
         sow_weights: bool = False,
+        decode: bool | None = None,
         is_causal: bool | None = None,
     ) -> Float[Array, "*B T Do"]:
         """Attends from `inputs_q` to `inputs_k`; any number of batch axes, none too.
@@ -285,6 +292,8 @@ class MultiTokenAttention(nnx.Module):
           rngs: random source of dropout; default: what the constructor kept.
           sow_weights: sows the `attention_weights`, under that name, for `nnx.capture`; the
             whole map is computed for it.
+          decode: overrides the attribute: attend to the tokens of earlier calls, too, which
+            the cache of `init_cache` has. Self-attention, without dropout.
           is_causal: overrides the attribute.
 
         Returns:
@@ -302,6 +311,16 @@ class MultiTokenAttention(nnx.Module):
         ):
             if inputs is not None and inputs.shape[-1] != width:
                 raise ValueError(f"{name} has shape {inputs.shape}: expected {width} features")
+        if self.decode if decode is None else decode:
+            _refuse_in_decode(
+                inputs_k=inputs_k,
+                inputs_v=inputs_v,
+                mask=mask,
+                segment_ids=segment_ids,
+                key_segment_ids=key_segment_ids,
+                key_positions=key_positions,
+            )
+            return self._decoded(inputs_q, positions)
         batch = inputs_q.shape[:-2]
         where: dict[str, Any] = {
             "mask": mask_of_one_batch_axis(mask, batch),
@@ -507,6 +526,13 @@ class MultiTokenAttention(nnx.Module):
         """The smallest number of neighbouring heads that both mixing steps keep together."""
         sizes = [mix.kernel.shape[1] for mix in (self.pre_head, self.post_head) if mix is not None]
         return math.lcm(*sizes)
+
+
+def _refuse_in_decode(**arguments: Any) -> None:
+    """Raises ValueError for what the cache of a decoding module does not know."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} with decode: attention is to the tokens of the calls before")
 
 
 def _refuse(*, broadcast_dropout: bool, attention_fn: Any) -> None:

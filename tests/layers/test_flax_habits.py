@@ -44,7 +44,7 @@ def test_constructor_has_the_arguments_of_flax_in_their_order():
     ours = parameters(MultiTokenAttention.__init__)
     theirs = parameters(nnx.MultiHeadAttention.__init__)
     missing = set(theirs) - set(ours)
-    assert missing <= REFUSED | {"decode"}
+    assert missing <= REFUSED
     shared = [name for name in theirs if name in ours]
     assert [name for name in ours if name in theirs] == shared
     for name in shared:

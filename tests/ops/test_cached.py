@@ -9,12 +9,12 @@ from mta_jax.ops.differential_attention import (
     cached_differential_attention,
     differential_attention,
 )
+from mta_jax.ops.multi_token_attention import cached as cached_module
 from mta_jax.ops.multi_token_attention import (
     cached_multi_token_attention,
     multi_token_attention,
     num_past_queries,
 )
-from mta_jax.ops.multi_token_attention import cached as cached_module
 
 LENGTH, CAPACITY = 21, 24
 NUM_HEADS = 4
@@ -188,6 +188,4 @@ def test_new_rows_of_differential_attention_are_those_of_the_whole(num_kv_heads)
                 0.3,
                 starts=jnp.full((2,), start),
             )
-            np.testing.assert_allclose(
-                out, expected[:, start : start + count], rtol=0, atol=1e-11
-            )
+            np.testing.assert_allclose(out, expected[:, start : start + count], rtol=0, atol=1e-11)

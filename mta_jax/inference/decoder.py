@@ -12,7 +12,7 @@ from flax import nnx
 from mta_jax.inference import decoding
 from mta_jax.inference.decoding import Written, bucket
 from mta_jax.inference.sampling import UNFILTERED, Sampling
-from mta_jax.typing import Array, DropoutKey, Int
+from mta_jax.typing import Array
 
 Finish = Literal["end", "stop", "length"]
 """Why a text ends: the model ended the document, somebody who watched did, or it has as many
@@ -83,11 +83,11 @@ class Decoder:
 
     def generate(
         self,
-        prompts: Sequence[Int[np.ndarray, "P"]],
+        prompts: Sequence[np.ndarray],
         *,
         max_new_tokens: int,
         sampling: Sampling = UNFILTERED,
-        keys: DropoutKey | None = None,
+        keys: Array | None = None,
         num_samples: int = 1,
         watch: Watch | None = None,
     ) -> list[Continuation]:
@@ -111,7 +111,7 @@ class Decoder:
           ValueError: for an empty prompt, or numbers below 1.
         """
         if keys is None:
-            keys = jnp.stack([jax.random.key(0)] * len(prompts))
+            keys = jnp.broadcast_to(jax.random.key(0), (len(prompts),))
         _check(prompts, max_new_tokens, num_samples, keys)
         settings = sampling.settings
         logits, cache = self._read(prompts)
@@ -133,11 +133,12 @@ class Decoder:
     def _read(self, prompts: Sequence[np.ndarray]) -> tuple[Array, Any]:
         """Logits after each prompt, and the cache of the prompts."""
         lengths = np.array([len(prompt) for prompt in prompts])
+        longest = int(lengths.max())
         window = self.limits.window
-        chunk = min(bucket(lengths.max()), self.limits.chunk)
+        chunk = min(bucket(longest), self.limits.chunk)
         if window is not None:
             chunk = min(chunk, window)
-        num_chunks = -(-lengths.max() // chunk)
+        num_chunks = -(-longest // chunk)
         padded = np.zeros((len(prompts), num_chunks * chunk), np.int32)
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = prompt
@@ -259,7 +260,7 @@ def _check(
         raise ValueError(f"keys {keys.shape} for {len(prompts)} prompts: give one for each")
 
 
-def _keys_of_samples(keys: DropoutKey, num_samples: int) -> Array:
+def _keys_of_samples(keys: Array, num_samples: int) -> Array:
     """The random key of each continuation."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
     return fold(keys, jnp.arange(num_samples)).reshape(-1)

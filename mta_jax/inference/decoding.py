@@ -16,7 +16,7 @@ from jax import lax
 
 from mta_jax.inference.sampling import draw
 from mta_jax.ops.masks import MASK_VALUE
-from mta_jax.typing import Array, Bool, DropoutKey, Float, Int
+from mta_jax.typing import Array, Bool, Float, Int
 
 SMALLEST_BUCKET = 64
 
@@ -47,7 +47,7 @@ class Written:
     cache: Any
     token: Int[Array, "B"]
     log_prob: Float[Array, "B"]
-    keys: DropoutKey
+    keys: Array
     index: Int[Array, ""]
     is_done: Bool[Array, "B"]
     seen: Bool[Array, "B V"] | None
@@ -101,7 +101,7 @@ def read(
 def begin(
     logits: Float[Array, "B V"],
     cache: Any,
-    keys: DropoutKey,
+    keys: Array,
     seen: Bool[Array, "B V"] | None,
     settings: Mapping[str, Any],
     *,
@@ -198,7 +198,7 @@ def write(
 def _drawn(
     logits: Array,
     settings: Mapping[str, Any],
-    keys: DropoutKey,
+    keys: Array,
     index: int | Array,
     seen: Array | None,
     num_tokens: int,

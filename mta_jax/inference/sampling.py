@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mta_jax.ops.masks import MASK_VALUE
-from mta_jax.typing import Array, Bool, DropoutKey, Float, Int
+from mta_jax.typing import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ _OFF = {("repetition_penalty", 1.0), ("top_p", 1.0)}
 def draw(
     logits: Float[Array, "B V"],
     settings: Mapping[str, float | Array],
-    keys: DropoutKey,
+    keys: Array,
     seen: Bool[Array, "B V"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next token of each sequence.

@@ -58,6 +58,7 @@ ALLOWED = {
         "ops",
         "layers",
         "models",
+        "inference",
         "data",
         "prepare",
         "training",

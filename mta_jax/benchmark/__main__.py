@@ -2,12 +2,13 @@
 
 import sys
 
-from mta_jax.benchmark import attention, data_pipeline, faults, tpu, train_step
+from mta_jax.benchmark import attention, data_pipeline, decode, faults, tpu, train_step
 from mta_jax.command_line.subcommands import run_subcommand
 
 BENCHMARKS = {
     "attention": attention.main,
     "data": data_pipeline.main,
+    "decode": decode.main,
     "faults": faults.main,
     "step": train_step.main,
     "tpu": tpu.main,
@@ -17,6 +18,7 @@ USAGE = f"""usage: python -m mta_jax.benchmark NAME [--setting value]
 
 attention  time and memory of the attention op on the device at hand
 data       tokens per second of the data pipeline alone
+decode     time per generated token against the length of the context
 faults     a training run killed again and again, compared with one left alone
 step       time of a whole training step on the device at hand
 tpu        what the TPU compiler says about kernels; no TPU needed (extra `tpu`)

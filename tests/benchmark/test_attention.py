@@ -35,7 +35,7 @@ def test_every_kind_and_implementation_is_measured(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which benchmark?; there are attention, data, faults, step, tpu"),
+        ([], "which benchmark?; there are attention, data, decode, faults, step, tpu"),
         (["fast"], "'fast': no such benchmark"),
     ],
 )

@@ -86,6 +86,25 @@ def check_tensors(
     return {place.name: tensors.dtype(place.name) for place in places.values()}
 
 
+def check_tied(tensors: Tensors, head: str, embedding: str, setting: str) -> None:
+    """Makes sure that the output layer of tied weights, where there is one, is the embedding.
+
+    Args:
+      tensors: what there is.
+      head: name of the output layer.
+      embedding: name of the embedding.
+      setting: that ties them, for messages.
+
+    Raises:
+      UserError: where it is another one.
+    """
+    if head in tensors.names() and not np.array_equal(tensors.read(head), tensors.read(embedding)):
+        raise UserError(
+            f"{tensors.where}: tensor {head} is another one than {embedding}, though {setting} is "
+            "true"
+        )
+
+
 def read_parameters(tensors: Tensors, table: Table, shapes: Shapes) -> dict[str, np.ndarray]:
     """Our parameters by name, float32, from tensors that `check_tensors` found right.
 

@@ -14,6 +14,7 @@ from mta_jax.data.tokenizers import load_tokenizer, train_bpe
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.evaluate.perplexity import PerplexityConfig, evaluate_perplexity
 from mta_jax.training import command
+from mta_jax.training.config import SampleConfig
 from mta_jax.training.loop import train
 from mta_jax.training.saved_weights import read_weights
 from tests.interop import hugging_face_models as models
@@ -163,7 +164,7 @@ def test_damaged_weights_are_noticed(ours, tmp_path):
 
 
 def test_a_run_of_ours_becomes_a_model_of_the_library(tmp_path, capsys):
-    config = text_config(num_steps=2, evaluate_every=2, log_every=1)
+    config = text_config(num_steps=2, evaluate_every=2, log_every=1, sample=SampleConfig())
     model = dataclasses.replace(config.model, attention="transformer", num_layers=2)
     result = train(dataclasses.replace(config, model=model), tmp_path / "run", name="lm")
     arguments = ["--input", tmp_path / "run", "--output", tmp_path / "hf", "--to", "hugging_face"]

@@ -10,6 +10,7 @@ from mta_jax.interop import hugging_face
 from mta_jax.interop.fields import Fields
 from mta_jax.interop.hugging_face.files import write_safetensors
 from mta_jax.interop.hugging_face.settings import model_config, settings_of
+from mta_jax.interop.hugging_face.tokenizer import tokenizer_files
 from mta_jax.interop.rotary import in_rope_layout
 from mta_jax.models import ModelConfig, MTAConfig
 from mta_jax.ops.rope import RopeScaling
@@ -315,3 +316,32 @@ def test_kernels_have_no_name_in_the_library(tmp_path):
     mta = ModelConfig(**vars(checkpoint.model) | {"attention": "mta", "mta": MTAConfig()})
     with pytest.raises(ConfigError, match=r"model.attention mta"):
         hugging_face.write(type(checkpoint)(**vars(checkpoint) | {"model": mta}), tmp_path, None)
+
+
+def test_begin_and_end_of_a_document_are_what_the_files_say(tmp_path):
+    added = [
+        {"id": number, "content": name, "special": True}
+        for number, name in enumerate(("<a>", "<b>", "<c>"))
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+
+    def ends(**config):
+        found = tokenizer_files(tmp_path, Fields(config, "config.json"))
+        return found.bos_token, found.eos_token
+
+    assert ends() == (None, None)
+    assert ends(bos_token_id=2, eos_token_id=[1, 0]) == ("<c>", "<b>")
+    # As Qwen's, which have no begin of their own.
+    assert ends(eos_token_id=1) == ("<b>", "<b>")
+    tokens = {"bos_token": None, "eos_token": {"content": "<a>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokens))
+    assert ends(bos_token_id=2, eos_token_id=1) == ("<c>", "<a>")
+
+
+def test_a_sentencepiece_model_says_itself_how_documents_begin(tmp_path):
+    assert tokenizer_files(tmp_path, Fields({}, "")) is None
+    (tmp_path / "tokenizer.model").touch()
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    found = tokenizer_files(tmp_path, Fields({"bos_token_id": 1}, ""))
+    assert (found.bos_token, found.eos_token) == (None, None)
+    assert found.others == (tmp_path / "tokenizer_config.json",)

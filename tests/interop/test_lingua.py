@@ -172,6 +172,7 @@ GATED = {"use_mta": True, "group_norm": True, "add_gating": True}
         ({"norm_eps": 1e-6}, GATED, "model.norm_eps 1e-06: group norm there has 1e-05"),
         ({"use_rope": False}, {}, "model.use_rope false: an unknown option"),
         ({"vocab_size": None}, {}, "model.vocab_size is missing"),
+        ({"n_heads": None}, {}, "model.n_heads is missing"),
     ],
 )
 def test_an_option_that_ours_has_not_is_refused_by_name(model, mta, message):

@@ -5,9 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mta_jax.errors import UserError
 from mta_jax.interop.checkpoint import Checkpoint, Origin
 from mta_jax.interop.fields import Fields
 from mta_jax.interop.hugging_face.files import SafetensorsFolder, write_safetensors
@@ -16,7 +13,13 @@ from mta_jax.interop.hugging_face.settings import model_config, settings_of
 from mta_jax.interop.hugging_face.tokenizer import TOKENIZER_JSON, tokenizer_files
 from mta_jax.interop.names import parameter_shapes
 from mta_jax.interop.rotary import in_rope_layout
-from mta_jax.interop.tensors import check_tensors, common_dtype, read_parameters, their_tensors
+from mta_jax.interop.tensors import (
+    check_tensors,
+    check_tied,
+    common_dtype,
+    read_parameters,
+    their_tensors,
+)
 from mta_jax.models import ModelConfig
 
 CONFIG = "config.json"
@@ -39,7 +42,7 @@ def read(folder: Path, *, with_arrays: bool = True) -> Checkpoint:
     shapes = parameter_shapes(model)
     dtypes = check_tensors(tensors, TABLE, shapes, ignored=_ignored(tensors, model))
     if model.tie_embeddings:
-        _check_tied(tensors)
+        check_tied(tensors, HEAD, EMBEDDING, "tie_word_embeddings")
     dtype, others = common_dtype(dtypes)
     return Checkpoint(
         model=model,
@@ -59,15 +62,6 @@ def _buffers(tensors: SafetensorsFolder) -> list[str]:
 
 def _ignored(tensors: SafetensorsFolder, model: ModelConfig) -> list[str]:
     return [*_buffers(tensors), *([HEAD] if model.tie_embeddings else [])]
-
-
-def _check_tied(tensors: SafetensorsFolder) -> None:
-    """Makes sure that an output layer that is there all the same is the embedding."""
-    if HEAD in tensors.names() and not np.array_equal(tensors.read(HEAD), tensors.read(EMBEDDING)):
-        raise UserError(
-            f"{tensors.where}: tensor {HEAD} is another one than {EMBEDDING}, though "
-            "tie_word_embeddings is true"
-        )
 
 
 def describe(checkpoint: Checkpoint, dtype: str | None) -> dict[str, Any]:

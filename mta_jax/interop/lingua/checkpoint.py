@@ -5,9 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mta_jax.errors import UserError
 from mta_jax.interop.checkpoint import Checkpoint, Origin, TokenizerFiles
 from mta_jax.interop.fields import Fields
 from mta_jax.interop.lingua.files import TorchFile, write_torch
@@ -15,7 +12,13 @@ from mta_jax.interop.lingua.names import EMBEDDING, TIED_HEAD, table
 from mta_jax.interop.lingua.settings import model_config, settings_of
 from mta_jax.interop.names import parameter_shapes
 from mta_jax.interop.rotary import in_rope_layout
-from mta_jax.interop.tensors import check_tensors, common_dtype, read_parameters, their_tensors
+from mta_jax.interop.tensors import (
+    check_tensors,
+    check_tied,
+    common_dtype,
+    read_parameters,
+    their_tensors,
+)
 
 PARAMS, WEIGHTS = "params.json", "consolidated.pth"
 
@@ -44,15 +47,8 @@ def read(folder: Path, *, with_arrays: bool = True) -> Checkpoint:
     shapes = parameter_shapes(model)
     ignored = [TIED_HEAD] if model.tie_embeddings else []
     dtypes = check_tensors(tensors, names, shapes, ignored=ignored)
-    if (
-        model.tie_embeddings
-        and TIED_HEAD in tensors.names()
-        and not np.array_equal(tensors.read(TIED_HEAD), tensors.read(EMBEDDING))
-    ):
-        raise UserError(
-            f"{tensors.where}: tensor {TIED_HEAD} is another one than {EMBEDDING}, though "
-            "model.weight_tying is true"
-        )
+    if model.tie_embeddings:
+        check_tied(tensors, TIED_HEAD, EMBEDDING, "model.weight_tying")
     dtype, others = common_dtype(dtypes)
     return Checkpoint(
         model=model,

@@ -64,7 +64,8 @@ def model_config(settings: Fields) -> Described:
     _refuse_others(section, mta)
     width = section.get("dim", int, default=512)
     head_dim = section.get("head_dim", int, default=None)
-    num_heads = section.get("n_heads", int, default=width // head_dim if head_dim else None)
+    by_size = {"default": width // head_dim} if head_dim else {}
+    num_heads = section.get("n_heads", int, **by_size)
     epsilon = section.get("norm_eps", float, default=1e-5)
     kind, options = _attention(mta, num_heads)
     if options.get("group_norm") is not None and epsilon != _GROUP_NORM_EPSILON:

@@ -2,6 +2,7 @@ import json
 import pathlib
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -215,3 +216,13 @@ def test_any_width_of_the_feed_forward_block_comes_back(mlp_dim):
     again = model_config(Fields({"model": section}, "params.json")).model
     assert again.mlp_size == model.mlp_size
     assert again.mta == model.mta
+
+
+def test_an_old_or_missing_pytorch_is_told(tmp_path, monkeypatch):
+    paper_code.save("transformer", tmp_path)
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    with pytest.raises(UserError, match=r"needs PyTorch 2.6 or newer.*2.5.1 is installed"):
+        lingua.read(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"needs the library torch .*'mta-jax\[convert\]'"):
+        lingua.read(tmp_path)

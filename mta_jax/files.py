@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mta_jax.errors import UserError
+from mta_jax.errors import ConfigError, UserError
 
 try:
     import fcntl
@@ -35,6 +36,52 @@ def write_atomically(path: Path, text: str, *, temporary: Path | None = None) ->
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new_folder(folder: Path, setting: str) -> None:
+    """Makes sure that a folder can be made: there is none, or an empty one.
+
+    Args:
+      folder: the folder.
+      setting: that names it, for messages.
+
+    Raises:
+      ConfigError: where something is there already.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{setting} {folder}: exists already; choose a new or empty folder")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, setting: str) -> Iterator[Path]:
+    """A folder to write to, which gets its name when all is written.
+
+    Args:
+      folder: what it is to be called.
+      setting: that names it, for messages.
+
+    Yields:
+      A new folder beside it. It is removed where writing fails.
+
+    Raises:
+      ConfigError: where something is there already.
+      UserError: where it cannot be written.
+    """
+    check_new_folder(folder, setting)
+    temporary = folder.absolute().with_name(f"{folder.absolute().name}.{os.getpid()}{TEMPORARY}")
+    try:
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{setting} {folder}: cannot be written ({error.strerror or error})"
+        ) from None
 
 
 @contextlib.contextmanager

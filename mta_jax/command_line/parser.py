@@ -40,6 +40,7 @@ def parse(
     prog: str,
     description: str,
     has_dry_run: bool = True,
+    dry_run_help: str = "Print the settings, parameter counts and memory, and stop.",
 ) -> tuple[Config, bool]:
     """Reads settings from command-line arguments.
 
@@ -49,6 +50,7 @@ def parse(
       prog: the program's name, for messages.
       description: what the program does, for `--help`.
       has_dry_run: whether there is a `--dry_run`.
+      dry_run_help: what that does.
 
     Returns:
       The settings, and whether `--dry_run` was given.
@@ -64,7 +66,7 @@ def parse(
         parser.add_argument(
             "--dry_run",
             action="store_true",
-            help="Print the settings, parameter counts and memory, and stop.",
+            help=dry_run_help,
         )
     parser.add_class_arguments(config_class)
     for file in _config_files(arguments):

@@ -17,7 +17,12 @@ from mta_jax.evaluate.windows import strided_batches
 from mta_jax.files import check_figures, write_figures
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import Totals, total
-from mta_jax.training.saved_weights import SavedWeights, check_tokenizer, read_weights
+from mta_jax.training.saved_weights import (
+    SavedWeights,
+    check_tokenizer,
+    owner_of,
+    read_weights,
+)
 from mta_jax.training.step import make_eval_step
 
 
@@ -26,7 +31,8 @@ class PerplexityConfig:
     """What to evaluate, and how."""
 
     checkpoint: str | list[str]
-    """Run folders, whose newest checkpoints are taken, or RUN/checkpoints/STEP."""
+    """Run folders, whose newest checkpoints are taken, RUN/checkpoints/STEP, or folders of
+    weights."""
 
     protocol: Literal["strided", "paper"] = "strided"
     """strided: each document alone, every token once, with at least sequence_length - stride
@@ -239,7 +245,7 @@ def _table(config: PerplexityConfig, rows: list[Row]) -> Table:
             table.add_section()
         shown = row.checkpoint
         table.add_row(
-            f"{Path(row.checkpoint).parent.parent.name}, step {row.step:,}" if first else "",
+            f"{owner_of(Path(row.checkpoint)).name}, step {row.step:,}" if first else "",
             row.kind if first else "",
             row.domain,
             f"{row.tokens:,}",

@@ -10,7 +10,8 @@ class GenerateConfig(Sampling, Limits):
     """What to write, with which model."""
 
     checkpoint: str
-    """Run folder, whose newest checkpoint is taken, or RUN/checkpoints/STEP."""
+    """Run folder, whose newest checkpoint is taken, RUN/checkpoints/STEP, or a folder of
+    weights."""
 
     prompt: str | None = None
     """Text to continue; null: begin a document."""

@@ -159,7 +159,8 @@ def load_model(
     """Reads a trained language model.
 
     Args:
-      checkpoint: a run folder, whose newest checkpoint is taken, or RUN/checkpoints/STEP.
+      checkpoint: a run folder, whose newest checkpoint is taken, RUN/checkpoints/STEP, or a
+        folder of weights.
       context_length: most tokens of a text with its prompt; None: as in training.
       setting: that names the checkpoint, for messages.
 

@@ -1,1 +1,1 @@
-"""Weights of other models, made into those of this one."""
+"""Weights of other models and libraries, made into those of this one, and back."""

@@ -208,8 +208,8 @@ class TrainConfig:
     """Steps between evaluations on all held-out data; there is one at the end too."""
 
     init_from: str | None = None
-    """Run folder, or one of its checkpoints, whose weights to begin with; null: random ones. The
-    optimiser, its schedule and the data begin anew."""
+    """Run folder, one of its checkpoints, or a folder of weights, to begin with; null: random
+    weights. The optimiser, its schedule and the data begin anew."""
 
     accumulate: int = 1
     """Parts that a batch is taken in, one after the other, for the memory of one part. The

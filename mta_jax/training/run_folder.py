@@ -12,6 +12,14 @@ lock              held by the process that trains here
 bad_step/         the batch that ended the run, if one did
 results.json      the final figures
 ================  ====================================================
+
+A folder of weights, which a conversion makes, is no run. It holds:
+
+================  ====================================================
+config.yaml       settings for a run that begins with the weights
+weights/          an Orbax checkpoint of the parameters alone
+tokenizer.*       the tokenizer's file, where it has one
+================  ====================================================
 """
 
 import contextlib
@@ -26,7 +34,7 @@ from mta_jax.command_line.plain import from_plain, plain, to_yaml
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.training.config import TrainConfig
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"
 
 # Where a run lies, what computes it, what it does about bad steps, and who is told, make no other
 # run of it.
@@ -61,6 +69,11 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
     path = folder / CONFIG_FILE
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run_dir {folder}: is a file; choose a new or empty folder")
+    if (folder / WEIGHTS_FOLDER).is_dir():
+        raise ConfigError(
+            f"run_dir {folder}: holds weights to begin a run with (init_from), and no run; "
+            "choose a new or empty folder"
+        )
     # A process killed in its first moment leaves an unfinished config behind.
     unfinished = CONFIG_FILE + files.TEMPORARY
     if not folder.exists() or all(entry.name == unfinished for entry in folder.iterdir()):

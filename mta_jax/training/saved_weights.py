@@ -1,6 +1,7 @@
-"""Weights of a run, read from its checkpoints without its optimiser's state."""
+"""Weights of a run, read without its optimiser's state, or of a folder of weights."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from mta_jax.training.checkpoint import checksums, first_line
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.finetune_config import FinetuneConfig
 from mta_jax.training.partition import together, without_low_rank
-from mta_jax.training.state import Program, make_program
+from mta_jax.training.run_folder import WEIGHTS_FOLDER
+from mta_jax.training.state import Program, State, make_program
+from mta_jax.training.weights_folder import located
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SavedWeights:
     Attributes:
       program: structure of the model alone: low-rank terms of a run are in its kernels.
       params: its parameters; their moving average, where the run kept one.
-      step: training steps behind them.
+      step: training steps behind them; 0 for a folder of weights.
       folder: the checkpoint.
       tokenizer: fingerprint of the tokenizer that the run was trained with.
     """
@@ -40,20 +43,53 @@ class SavedWeights:
     tokenizer: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself, without its arrays.
+
+    Attributes:
+      folder: the checkpoint.
+      program: structure of its run.
+      tokenizer: fingerprint of its tokenizer.
+      origin: where a folder of weights came from; None for a run.
+    """
+
+    folder: Path
+    program: Program
+    tokenizer: str
+    origin: Mapping[str, Any] | None
+
+    @property
+    def abstract_state(self) -> State:
+        """Shapes and dtypes of what it holds."""
+        state = self.program.abstract_state
+        return state if self.origin is None else {"params": state["params"]}
+
+    @property
+    def step(self) -> int:
+        """Training steps behind it."""
+        return int(self.folder.name) if self.origin is None else 0
+
+
+def owner_of(checkpoint: Path) -> Path:
+    """The run folder, or the folder of weights, that a checkpoint is in."""
+    return checkpoint.parent if checkpoint.name == WEIGHTS_FOLDER else checkpoint.parent.parent
+
+
 def read_weights(location: str | Path, setting: str, *, mesh: Mesh | None = None) -> SavedWeights:
-    """Reads the weights of a run.
+    """Reads the weights of a run, or a folder of weights.
 
     Args:
-      location: a run folder, whose newest checkpoint is taken, or one of its checkpoints,
-        ``RUN/checkpoints/STEP``.
+      location: a run folder, whose newest checkpoint is taken, one of its checkpoints,
+        ``RUN/checkpoints/STEP``, or a folder of weights.
       setting: that names it, for messages.
       mesh: to read the weights onto; default: the first device.
 
     Raises:
       UserError: where there is no checkpoint, or it cannot be read.
     """
-    folder, program, tokenizer = _described(location, setting)
-    abstract = program.abstract_state
+    described = describe_weights(location, setting)
+    folder, program, abstract = described.folder, described.program, described.abstract_state
     names = ("ema" if "ema" in abstract else "params", "frozen")
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
     own = [index for index, path in enumerate(paths) if path[0].key in names]
@@ -76,7 +112,7 @@ def read_weights(location: str | Path, setting: str, *, mesh: Mesh | None = None
     if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
         raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
     params = without_low_rank(together(*state.values()), program.config.finetune)
-    return SavedWeights(_alone(program), params, int(folder.name), folder, tokenizer)
+    return SavedWeights(_alone(program), params, described.step, folder, described.tokenizer)
 
 
 def _shardings(tree: Any, mesh: Mesh | None) -> Any:
@@ -93,6 +129,8 @@ def _alone(program: Program) -> Program:
 
 
 def _checkpoint_folder(location: Path, setting: str) -> Path:
+    if (location / WEIGHTS_FOLDER).is_dir():
+        return (location / WEIGHTS_FOLDER).absolute()
     is_run = (location / "checkpoints").is_dir()
     if location.name.isdecimal() and location.is_dir() and not is_run:
         return location.absolute()
@@ -101,7 +139,10 @@ def _checkpoint_folder(location: Path, setting: str) -> Path:
         if steps:
             return (folder / str(max(steps))).absolute()
     what = "holds no checkpoint" if location.is_dir() else "no such folder"
-    raise UserError(f"{setting} {location}: {what}; expected a run folder or RUN/checkpoints/STEP")
+    raise UserError(
+        f"{setting} {location}: {what}; expected a run folder, RUN/checkpoints/STEP or a folder of "
+        "weights"
+    )
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -126,7 +167,8 @@ def check_weights(
     Raises:
       UserError: where there is no checkpoint, or its model or tokenizer is another one.
     """
-    folder, saved, fingerprint = _described(location, setting)
+    described = describe_weights(location, setting)
+    folder, saved = described.folder, described.program
     there, here = _shapes(saved), _shapes(program)
     new = [path for path in here if path not in there and is_mixing(path)]
     allowed = new if program.config.finetune.retrofit else []
@@ -148,7 +190,7 @@ def check_weights(
             f"{setting} {folder}: its model is another one: model.rope_layout is {layouts[0]} "
             f"there and {layouts[1]} here"
         )
-    if fingerprint != tokenizer.fingerprint:
+    if described.tokenizer != tokenizer.fingerprint:
         raise ConfigError(
             f"{setting} {folder}: was trained with another tokenizer than that of this run, "
             f"{tokenizer.name}"
@@ -156,18 +198,21 @@ def check_weights(
     return allowed
 
 
-def _described(location: str | Path, setting: str) -> tuple[Path, Program, str]:
-    """The checkpoint's folder, its run, and the fingerprint of its tokenizer."""
+def describe_weights(location: str | Path, setting: str) -> Description:
+    """What a checkpoint says of itself; arguments and errors are those of `read_weights`."""
     folder = _checkpoint_folder(Path(location).expanduser(), setting)
     try:
         metadata = ocp.checkpointables_metadata(folder).custom_metadata
         settings, tokenizer = metadata["config"], metadata["notes"]["tokenizer"]
+        origin = metadata.get("origin")
     except Exception as error:
         raise UserError(
             f"{setting} {folder}: not a checkpoint of a run ({first_line(error)})"
         ) from None
-    program = make_program(from_plain(TrainConfig, settings, f"{setting} {folder}"))
-    return folder, program, tokenizer
+    config = from_plain(TrainConfig, settings, f"{setting} {folder}")
+    if origin is not None:
+        config = located(config, folder.parent)
+    return Description(folder, make_program(config), tokenizer, origin)
 
 
 def check_tokenizer(saved: SavedWeights, tokenizer: Tokenizer, setting: str) -> None:

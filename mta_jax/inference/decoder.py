@@ -12,7 +12,7 @@ from flax import nnx
 from mta_jax.inference import decoding
 from mta_jax.inference.decoding import Written, bucket
 from mta_jax.inference.sampling import UNFILTERED, Sampling
-from mta_jax.typing import Array
+from mta_jax.typing import Array, Bool, Int
 
 Finish = Literal["end", "stop", "length"]
 """Why a text ends: the model ended the document, somebody who watched did, or it has as many
@@ -36,6 +36,21 @@ class Continuation:
 
 Watch = Callable[[Sequence[Continuation]], Sequence[bool]]
 """Sees all continuations as they stand, and says which of them to end there."""
+
+
+def rows_without_padding(
+    tokens: Int[np.ndarray, "B T"], is_token: Bool[np.ndarray, "B T"]
+) -> list[np.ndarray]:
+    """The prompts of a batch that is padded, on the left, the right, or both.
+
+    Raises:
+      ValueError: for padding between tokens.
+    """
+    for number, row in enumerate(is_token):
+        places = np.flatnonzero(row)
+        if places.size and places[-1] - places[0] >= places.size:
+            raise ValueError(f"is_token: row {number} has padding between its tokens")
+    return [row[mask] for row, mask in zip(tokens, is_token, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mta_jax.inference import Decoder, Limits, Sampling, decoding
+from mta_jax.inference import Decoder, Limits, Sampling, decoding, rows_without_padding
 from mta_jax.inference.decoding import bucket
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from tests.layers.tools import drawn
@@ -135,6 +135,17 @@ def test_a_text_does_not_depend_on_the_others_beside_it():
                 alone[sample].tokens, together[2 * number + sample].tokens
             )
         assert alone[0].tokens.tolist() != alone[1].tokens.tolist()
+
+
+def test_padding_of_a_batch_may_be_on_either_side(greedy):
+    tokens = np.array([[0, 0, 3, 1, 4], [3, 1, 4, 0, 0], [0, 3, 1, 4, 0]])
+    is_token = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0]], bool)
+    rows = rows_without_padding(tokens, is_token)
+    for written in decoder().generate(rows, max_new_tokens=NUM_TOKENS, sampling=GREEDY):
+        np.testing.assert_array_equal(written.tokens, greedy)
+    is_token[1, 1] = False
+    with pytest.raises(ValueError, match="row 1 has padding between its tokens"):
+        rows_without_padding(tokens, is_token)
 
 
 def test_long_texts_outgrow_the_cache_and_stay_the_same():

@@ -212,5 +212,5 @@ class MultiTokenAttentionFn(nnx.Module):
             raise ValueError(
                 f"1 query over {num_keys} keys with a kernel of {reach} queries: a decoding cache "
                 "of Flax's kind keeps no earlier queries, which the kernel needs; decode with "
-                "mta_jax.layers.MultiTokenAttention, or take kernel sizes (1, Ck)"
+                "MultiTokenAttention, or take kernel sizes (1, Ck)"
             )

@@ -25,6 +25,7 @@ def mta(*, rngs: nnx.Rngs, **arguments) -> MultiTokenAttention:
         use_bias=True,
         pre_kq_kernel_size=(3, 3),
         post_kq_kernel_size=(3, 3),
+        implementation="xla",
         **{"group_norm": None} | arguments,
         rngs=rngs,
     )

@@ -319,6 +319,8 @@ class MultiTokenAttention(DecodingModule):
                 segment_ids=segment_ids,
                 key_segment_ids=key_segment_ids,
                 key_positions=key_positions,
+                sow_weights=sow_weights or None,
+                is_causal=None if is_causal else is_causal,
             )
             return self._decoded(inputs_q, positions)
         batch = inputs_q.shape[:-2]
@@ -532,7 +534,7 @@ def _refuse_in_decode(**arguments: Any) -> None:
     """Raises ValueError for what the cache of a decoding module does not know."""
     for name, value in arguments.items():
         if value is not None:
-            raise ValueError(f"{name} with decode: attention is to the tokens of the calls before")
+            raise ValueError(f"{name} with decode: attention is to all tokens up to the own, no more")
 
 
 def _refuse(*, broadcast_dropout: bool, attention_fn: Any) -> None:

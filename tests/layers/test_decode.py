@@ -72,6 +72,8 @@ def test_positions_may_be_given():
         (lambda module, x: (module.init_cache((1, 4, 16)), module(x)), "has 0 of 4"),
         (lambda module, x: (module.init_cache((3, 9, 16)), module(x)), "the cache is of 3 rows"),
         (lambda module, x: module(x, x), "inputs_k with decode"),
+        (lambda module, x: module(x, is_causal=False), "is_causal with decode"),
+        (lambda module, x: module(x, sow_weights=True), "sow_weights with decode"),
         (lambda module, x: module(x, mask=jnp.ones((1, 1, 9, 9), bool)), "mask with decode"),
     ],
 )

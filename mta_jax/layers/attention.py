@@ -534,7 +534,7 @@ def _refuse_in_decode(**arguments: Any) -> None:
     """Raises ValueError for what the cache of a decoding module does not know."""
     for name, value in arguments.items():
         if value is not None:
-            raise ValueError(f"{name} with decode: attention is to all tokens up to the own, no more")
+            raise ValueError(f"{name} with decode: a query attends to every token up to its own")
 
 
 def _refuse(*, broadcast_dropout: bool, attention_fn: Any) -> None:

@@ -4,6 +4,9 @@ import dataclasses
 from typing import Literal
 
 from mta_jax.interop.checkpoint import Format
+from mta_jax.models import MTAConfig
+
+_UNCHANGED = MTAConfig(group_norm=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,13 @@ class ConvertConfig:
     input_format: Format | None = None
     """Format of the input; null: told by the files in it."""
 
+    retrofit: Literal["mta"] | None = None
+    """mta: put multi-token attention into a model of ordinary attention; null: nothing."""
+
+    mta: MTAConfig = _UNCHANGED
+    """What retrofit puts in. Without group norm, the default here, kernels that start as
+    identities leave the model as it is."""
+
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Dtype of the tensors of hugging_face and lingua; null: the one they came with. Ours are
     always float32."""
@@ -42,6 +52,8 @@ class ConvertConfig:
         for name in ("input", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} '': name a folder")
+        if self.retrofit is None and self.mta != _UNCHANGED:
+            raise ValueError("mta: has no effect without --retrofit mta")
         if self.to == "native" and self.dtype is not None:
             raise ValueError(
                 f"dtype {self.dtype}: weights of ours are float32, and model.dtype says what is "

@@ -8,6 +8,7 @@ from pathlib import Path
 from mta_jax import files
 from mta_jax.convert import native
 from mta_jax.convert.config import ConvertConfig
+from mta_jax.convert.retrofitting import retrofitted
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.interop import hugging_face, lingua
 from mta_jax.interop.checkpoint import FORMATS, Checkpoint, Format, TokenizerFiles
@@ -37,18 +38,25 @@ def convert(config: ConvertConfig, *, dry_run: bool = False) -> list[str]:
     folder, source = _located(config)
     output = Path(config.output).expanduser()
     files.check_new_folder(output, "output")
-    if source == "native" and config.to == "native":
+    if source == "native" and config.to == "native" and config.retrofit is None:
         raise ConfigError(
             f"to native: input {config.input} is that already; set to hugging_face or lingua"
         )
     # What can be refused is refused before gigabytes are read.
-    checkpoint = _with_tokenizer(_READERS[source](folder, with_arrays=False), config)
+    checkpoint = _adapted(_READERS[source](folder, with_arrays=False), config)
     _check(checkpoint, config, output)
     if not dry_run:
-        arrays = _READERS[source](folder).arrays
+        arrays = _adapted(_READERS[source](folder), config).arrays
         with files.new_folder(output, "output") as temporary:
             _write(dataclasses.replace(checkpoint, arrays=arrays), config, temporary, output)
     return _summary(checkpoint, config, source, dry_run=dry_run)
+
+
+def _adapted(checkpoint: Checkpoint, config: ConvertConfig) -> Checkpoint:
+    """The model as the settings want it."""
+    if config.retrofit is not None:
+        checkpoint = retrofitted(checkpoint, config.mta)
+    return _with_tokenizer(checkpoint, config)
 
 
 def _located(config: ConvertConfig) -> tuple[Path, Format]:

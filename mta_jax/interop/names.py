@@ -61,10 +61,11 @@ class Table:
 
 def parameter_shapes(model: ModelConfig) -> Shapes:
     """Shapes of a model's parameters by dotted name, ``layers.0.mlp.up_proj.kernel``."""
-    return {name: tuple(leaf.shape) for name, leaf in flat(_abstract(model)).items()}
+    return {name: tuple(leaf.shape) for name, leaf in flat(parameters_of(model)).items()}
 
 
-def _abstract(model: ModelConfig) -> Any:
+def parameters_of(model: ModelConfig) -> Any:
+    """A model's parameters as shapes and dtypes in a pure dictionary."""
     built = nnx.eval_shape(lambda: Transformer(model, rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(built, nnx.Param))
 
@@ -79,7 +80,7 @@ def unflat(arrays: Mapping[str, Any], model: ModelConfig) -> Any:
     """The tree of parameters with these leaves; the inverse of `flat`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: arrays[jax.tree_util.keystr(path, simple=True, separator=".")],
-        _abstract(model),
+        parameters_of(model),
     )
 
 

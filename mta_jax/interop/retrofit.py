@@ -10,6 +10,20 @@ from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from mta_jax.models.parts import is_mixing
 
 
+def retrofitted_config(config: ModelConfig, mta: MTAConfig) -> ModelConfig:
+    """The config of a model of ordinary attention that is given multi-token attention.
+
+    Raises:
+      ValueError: where the model has another kind of attention, or `mta` does not fit it.
+    """
+    if {config.attention_of(layer) for layer in range(config.num_layers)} != {"transformer"}:
+        raise ValueError(
+            f"model.attention {config.attention}: only a model of kind transformer can be given "
+            "multi-token attention"
+        )
+    return dataclasses.replace(config, attention="mta", mta=mta)
+
+
 def retrofit(
     config: ModelConfig, params: dict[str, Any], mta: MTAConfig, *, seed: int = 0
 ) -> tuple[ModelConfig, dict[str, Any]]:
@@ -32,12 +46,7 @@ def retrofit(
     Raises:
       ValueError: where the model has another kind of attention, or `mta` does not fit it.
     """
-    if {config.attention_of(layer) for layer in range(config.num_layers)} != {"transformer"}:
-        raise ValueError(
-            f"model.attention {config.attention}: only a model of kind transformer can be given "
-            "multi-token attention"
-        )
-    new = dataclasses.replace(config, attention="mta", mta=mta)
+    new = retrofitted_config(config, mta)
 
     @jax.jit
     def added() -> dict[str, Any]:

@@ -21,6 +21,8 @@ _PARTS = {
     "attention_norm": "norms",
     "mlp_norm": "norms",
     "final_norm": "norms",
+    "query_norm": "norms",
+    "key_norm": "norms",
     "lora_a": "low-rank terms",
     "lora_b": "low-rank terms",
 }

@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 Part = Literal["all", "mixing", "norms", "attention", "mlp", "embedding", "none"]
 """all, none, or: mixing (what ordinary attention lacks: mixing kernels, group norms, gates,
-lambdas), norms (before attention and feed-forward, and the last), attention (its
-projections), mlp (feed-forward), embedding (and the output layer)."""
+lambdas), norms (before attention and feed-forward, of queries and keys, and the last), attention
+(its projections), mlp (feed-forward), embedding (and the output layer)."""
 
 Projection = Literal[
     "query_proj", "key_proj", "value_proj", "out_proj", "gate_proj", "up_proj", "down_proj"

@@ -5,26 +5,12 @@ from typing import Any
 import jax
 import optax
 
+from mta_jax.models.parts import MIXING, part_of
 from mta_jax.training.config import OptimizerConfig
 
-# Modules whose parameters are not matrices that a decay makes simpler: mixing
-# kernels start as identities, norms at one, and lambdas and gates are scalars.
-_NOT_DECAYED = frozenset(
-    {
-        "pre_kq",
-        "pre_head",
-        "post_kq",
-        "post_head",
-        "group_norm",
-        "attention_norm",
-        "mlp_norm",
-        "final_norm",
-        "lambda_q1",
-        "lambda_k1",
-        "lambda_q2",
-        "lambda_k2",
-    }
-)
+# Parts that are no matrices that a decay makes simpler: mixing kernels start as identities,
+# norms at one, and lambdas and gates are scalars.
+_NOT_DECAYED = (*MIXING, "norms")
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -44,7 +30,7 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
 def is_decayed(params: Any) -> Any:
     """True for each parameter that weight decay acts on by default."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: not any(entry.key in _NOT_DECAYED for entry in path), params
+        lambda path, _: part_of([entry.key for entry in path]) not in _NOT_DECAYED, params
     )
 
 

@@ -41,6 +41,12 @@ def test_every_parameter_has_a_part(kind, parts):
     assert set(count_by_part(shapes_of(attention=kind))) == common | parts
 
 
+def test_norms_of_queries_and_keys_are_norms():
+    less, more = (count_by_part(shapes_of(qk_norm=qk_norm)) for qk_norm in (False, True))
+    # Four layers, heads of 8.
+    assert more == less | {"norms": less["norms"] + 4 * 2 * 8}
+
+
 def test_a_part_counts_its_parameters():
     counts = count_by_part(shapes_of())
     # Two layers, two heads, 2 x 3 and 6 x 11 taps.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mta_jax.training.config import OptimizerConfig
+from mta_jax.training.finetune_config import FinetuneConfig, LoraConfig
 from mta_jax.training.optimizer import is_decayed, learning_rate_schedule, make_optimizer
 from mta_jax.training.state import make_program
 from tests.training.tiny import toy_config
@@ -53,6 +54,14 @@ def test_matrices_decay_and_mixing_kernels_norms_and_gates_do_not(kind):
         for name in ("gate_proj", "up_proj", "down_proj")
     }
     assert decayed == expected | {"['embedding']['embedding']"}
+
+
+def test_norms_of_queries_and_keys_do_not_decay_and_low_rank_terms_do():
+    config = toy_config(finetune=FinetuneConfig(train="norms", lora=LoraConfig(rank=2)))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, qk_norm=True))
+    attention = is_decayed(make_program(config).abstract_state["params"])["layers"][0]["attention"]
+    assert attention["query_norm"] == attention["key_norm"] == {"scale": False}
+    assert attention["query_proj"] == {"dot_general": {"lora_a": True, "lora_b": True}}
 
 
 @pytest.mark.parametrize("decay_all", [False, True])

@@ -19,7 +19,6 @@ from mta_jax.layers.arguments import (
     mask_of_one_batch_axis,
     one_batch_axis,
 )
-from mta_jax.layers.cache import AttentionCache
 from mta_jax.layers.decode import DecodingModule
 from mta_jax.layers.group_norm import GroupNorm, GroupNormScaling
 from mta_jax.layers.initializers import KernelInit
@@ -27,10 +26,8 @@ from mta_jax.layers.mixing import kernels_of, mixing_steps
 from mta_jax.layers.projections import heads_projection, output_projection, rotate
 from mta_jax.ops.multi_token_attention import (
     Implementation,
-    cached_multi_token_attention,
     multi_token_attention,
     multi_token_attention_weights,
-    num_past_queries,
 )
 from mta_jax.ops.rope import RopeLayout, RopeScaling
 from mta_jax.parallel.attention import attend_on_mesh
@@ -312,7 +309,9 @@ class MultiTokenAttention(DecodingModule):
             if inputs is not None and inputs.shape[-1] != width:
                 raise ValueError(f"{name} has shape {inputs.shape}: expected {width} features")
         if self.decode if decode is None else decode:
-            _refuse_in_decode(
+            return self._decoded(
+                inputs_q,
+                positions,
                 inputs_k=inputs_k,
                 inputs_v=inputs_v,
                 mask=mask,
@@ -322,7 +321,6 @@ class MultiTokenAttention(DecodingModule):
                 sow_weights=sow_weights or None,
                 is_causal=None if is_causal else is_causal,
             )
-            return self._decoded(inputs_q, positions)
         batch = inputs_q.shape[:-2]
         where: dict[str, Any] = {
             "mask": mask_of_one_batch_axis(mask, batch),
@@ -417,63 +415,6 @@ class MultiTokenAttention(DecodingModule):
         heads = heads if self.group_norm is None else self.group_norm(heads)
         return self.out_proj(constrain(heads, "batch", "length", "heads", None))
 
-    def empty_cache(self, batch_size: int, capacity: int) -> AttentionCache:
-        """A cache with room for so many tokens of each sequence, for `extend`."""
-        kernels = kernels_of(self)
-        return AttentionCache.empty(
-            batch_size,
-            capacity,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            num_past_queries=num_past_queries(kernels["pre_kq_kernel"], kernels["post_kq_kernel"]),
-            dtype=self.key_proj.dtype or self.key_proj.param_dtype,
-        )
-
-    def extend(
-        self,
-        inputs: Float[Array, "B T D"],
-        cache: AttentionCache,
-        *,
-        starts: Int[Array, "B"],
-        counts: Int[Array, "B"],
-        positions: Int[Array, "B T"],
-        window: int | None = None,
-        from_empty: bool = False,
-    ) -> tuple[Float[Array, "B T Do"], AttentionCache]:
-        """Causal self-attention of new tokens to themselves and those of a cache.
-
-        The outputs are those of `__call__` for all tokens together, at the new ones.
-
-        Args:
-          inputs: the new tokens; those of a sequence beyond its count are padding, whose
-            outputs mean nothing.
-          cache: the tokens before them.
-          starts: how many of those each sequence has.
-          counts: how many new tokens each sequence has, at least 0.
-          positions: of the new tokens, for rotary embedding.
-          window: tokens that a query sees, itself included; None: all before it.
-          from_empty: whether the cache is empty and there is no window; then attention is
-            that of `__call__`, and as fast.
-
-        Raises:
-          ValueError: where attention is not causal.
-        """
-        if not self.is_causal:
-            raise ValueError("is_causal False: attention to later tokens cannot be extended")
-        q, k = self._queries_and_keys(inputs, inputs, positions, None)
-        v = self.value_proj(inputs)
-        past = cache.query
-        cache = cache.appended(q, k, v, starts=starts, counts=counts)
-        options: dict[str, Any] = {**kernels_of(self), "key_padding": self.key_padding}
-        if from_empty:
-            heads = multi_token_attention(q, k, v, implementation=self.implementation, **options)
-        else:
-            heads = cached_multi_token_attention(
-                q, past, cache.key, cache.value, starts=starts, window=window, **options
-            )
-        return self.join(heads), cache
-
     def attention_weights(
         self,
         inputs_q: Float[Array, "B T D"],
@@ -528,13 +469,6 @@ class MultiTokenAttention(DecodingModule):
         """The smallest number of neighbouring heads that both mixing steps keep together."""
         sizes = [mix.kernel.shape[1] for mix in (self.pre_head, self.post_head) if mix is not None]
         return math.lcm(*sizes)
-
-
-def _refuse_in_decode(**arguments: Any) -> None:
-    """Raises ValueError for what the cache of a decoding module does not know."""
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(f"{name} with decode: a query attends to every token up to its own")
 
 
 def _refuse(*, broadcast_dropout: bool, attention_fn: Any) -> None:

@@ -1,9 +1,15 @@
 """Several processes, each with its devices, that make one run."""
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -69,6 +75,10 @@ class ProcessesConfig:
                 f"processes.coordinator {self.coordinator}: needs processes.num_processes and "
                 "processes.process_id"
             )
+        if self.coordinator is not None and _address(self.coordinator) is None:
+            raise ValueError(
+                f"processes.coordinator {self.coordinator}: must be HOST:PORT, such as host0:8476"
+            )
         if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
             raise ValueError(
                 f"processes.process_id {self.process_id}: must be in 0..{self.num_processes - 1}"
@@ -90,34 +100,109 @@ def is_cluster() -> bool:
     )
 
 
+def is_alone_on_machine() -> bool:
+    """Whether Slurm or Open MPI say that no other process of the run is on this machine."""
+    per_node = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    return bool(re.fullmatch(r"1(\(x\d+\))?", per_node)) or (
+        os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    )
+
+
 def start(config: ProcessesConfig) -> None:
     """Joins the other processes, if there are any. Call it before anything is computed.
 
+    Where they do not come in time, a line on stderr says so and the process ends with 1.
+
     Raises:
       ConfigError: where they cannot be found.
-      UserError: where they do not come.
+      UserError: where the first of them cannot be reached.
     """
     asked = config.start if config.start is not None else config.coordinator is not None
     if config.start is False or not (asked or is_cluster()):
         return
+    deadline = time.monotonic() + config.startup_timeout
+    if config.coordinator is not None:
+        _check_coordinator(config, deadline)
     try:
-        jax.distributed.initialize(
-            coordinator_address=config.coordinator,
-            num_processes=config.num_processes,
-            process_id=config.process_id,
-            initialization_timeout=config.startup_timeout,
-            heartbeat_timeout_seconds=config.heartbeat_timeout,
-        )
+        with _ends_at(deadline, config):
+            jax.distributed.initialize(
+                coordinator_address=config.coordinator,
+                num_processes=config.num_processes,
+                process_id=config.process_id,
+                # Under Slurm and Open MPI JAX gives a process one GPU; none named means all.
+                local_device_ids=[] if is_alone_on_machine() else None,
+                # Its own end is an abort of the process; ours comes before.
+                initialization_timeout=config.startup_timeout + 60,
+                heartbeat_timeout_seconds=config.heartbeat_timeout,
+            )
     except ValueError as error:
         raise ConfigError(
             f"processes.start: the other processes cannot be found ({_line(error)}); give "
             "processes.coordinator, num_processes and process_id"
         ) from None
     except RuntimeError as error:
-        raise UserError(
-            f"processes: not all came within processes.startup_timeout {config.startup_timeout} "
-            f"seconds ({_line(error)})"
-        ) from None
+        raise UserError(f"processes: cannot be started ({_line(error)})") from None
+
+
+def _address(coordinator: str) -> tuple[str, int] | None:
+    """Host and port, or None where it is none."""
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+        return None
+    return host.strip("[]"), int(port)
+
+
+def _check_coordinator(config: ProcessesConfig, deadline: float) -> None:
+    """Makes sure that the first process can listen, or waits until it does.
+
+    JAX would end the process in C++, without a word about what to change.
+    """
+    address = _address(config.coordinator or "")
+    assert address is not None
+    where = f"processes.coordinator {config.coordinator}"
+    if config.process_id == 0:
+        try:
+            with socket.create_server(("", address[1])):
+                return
+        except OSError as error:
+            raise UserError(
+                f"{where}: its port cannot be listened on here ({error.strerror}); take a free one"
+            ) from None
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except socket.gaierror:
+            raise UserError(f"{where}: there is no such host; it must be the first one's") from None
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{where}: process 0 does not answer there within processes.startup_timeout "
+                    f"{config.startup_timeout} seconds ({error.strerror or error})"
+                ) from None
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def _ends_at(deadline: float, config: ProcessesConfig) -> Iterator[None]:
+    """Ends the process with a line where what is inside has not ended by then."""
+
+    def end() -> None:
+        print(
+            f"processes: not all {config.num_processes or ''} came within "
+            f"processes.startup_timeout {config.startup_timeout} seconds",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(max(deadline - time.monotonic(), 1.0), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _line(error: Exception) -> str:

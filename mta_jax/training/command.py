@@ -18,6 +18,7 @@ from mta_jax.parallel.processes import is_first, start
 from mta_jax.training.comparison import run
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.dry_run import print_dry_run
+from mta_jax.training.together import check_same_settings
 
 
 def main(arguments: list[str], *, prog: str, config: Path | None = None) -> int:
@@ -44,6 +45,7 @@ def main(arguments: list[str], *, prog: str, config: Path | None = None) -> int:
             print_dry_run(settings)
             return 0
         start(settings.processes)
+        check_same_settings(settings)
         if not is_first():
             # What there is to say, the first process says.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -31,7 +31,7 @@ from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.diagnostics import make_gate_openness, make_kernel_distances
 from mta_jax.training.evaluate import figures_of, total
-from mta_jax.training.mesh import mesh_of
+from mta_jax.training.mesh import described, mesh_of
 from mta_jax.training.records import METRICS_FILE, TIMING_FILE, Records, Row, read_rows
 from mta_jax.training.speed import Speed
 from mta_jax.training.state import (
@@ -43,6 +43,7 @@ from mta_jax.training.state import (
     make_program,
 )
 from mta_jax.training.step import make_eval_step, make_train_step
+from mta_jax.training.together import check_shared_folder
 from mta_jax.training.trackers import check_trackers, open_trackers
 from mta_jax.typing import Array
 
@@ -95,6 +96,8 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
     check_beginning(program, data.tokenizer)
     with contextlib.ExitStack() as stack:
         on_first(lambda: run_folder.open_run_folder(folder, config))
+        if jax.process_count() > 1:
+            check_shared_folder(folder)
         on_first(lambda: stack.enter_context(run_folder.locked(folder)))
         stack.enter_context(on(mesh))
         return _train(program, mesh, data, rows, folder, name)
@@ -104,6 +107,8 @@ def _train(
     program: Program, mesh: Mesh, data: Data, rows: tuple[int, int], folder: Path, name: str
 ) -> Result:
     config = program.config
+    if mesh.size > 1:
+        print(f"{name}: {described(mesh)}")
     position = iter(data.train)
     with Checkpoints(
         folder / "checkpoints",

@@ -31,6 +31,15 @@ def mesh_of(config: TrainConfig, devices: Sequence[jax.Device] | None = None) ->
         raise ConfigError(str(error)) from None
 
 
+def described(mesh: Mesh) -> str:
+    """A line about a mesh: devices, processes, and what is split over them."""
+    kinds = {device.device_kind for device in mesh.devices.flat}
+    sizes = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items() if size > 1)
+    line = f"{mesh.size} devices ({', '.join(sorted(kinds))}), {sizes or 'nothing split'}"
+    num_processes = len({device.process_index for device in mesh.devices.flat})
+    return line + (f", {num_processes} processes" if num_processes > 1 else "")
+
+
 def mesh_sizes(config: TrainConfig, num_devices: int) -> dict[str, int]:
     """Devices along each axis of the mesh that a config asks for.
 
@@ -57,8 +66,11 @@ def mesh_sizes(config: TrainConfig, num_devices: int) -> dict[str, int]:
         count = num_parts(axis, sizes)
         if length % count:
             asked = " x ".join(f"mesh.{name} {sizes[name]}" for name in RULES[axis])
-            fits = max(size for size in range(1, count + 1) if length % size == 0)
-            raise ConfigError(f"{asked}: must divide {what} {length}; {fits} would")
+            fits = math.gcd(length, num_devices)
+            raise ConfigError(
+                f"{asked}: must divide {what} {length}; {fits} would, with the other devices on "
+                f"another axis, or a multiple of {count} there"
+            )
     return sizes
 
 

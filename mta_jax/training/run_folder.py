@@ -23,7 +23,7 @@ tokenizer.*       the tokenizer's file, where it has one
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,21 @@ from mta_jax.training.config import TrainConfig
 
 CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"
 
-# Where a run lies, what computes it, what it does about bad steps, and who is told, make no other
-# run of it.
-_MAY_DIFFER = ("run_dir", "mesh", "processes", "safety", "track")
+# Where a run lies, what computes it and in which parts, when it is saved, what it does about bad
+# steps, and who is told, make no other run of it.
+_MAY_DIFFER = {
+    "run_dir",
+    "mesh",
+    "processes",
+    "safety",
+    "track",
+    "checkpoint",
+    "accumulate",
+    "loss.tokens_at_once",
+    "model.remat",
+    "model.scan_layers",
+    "model.attention_implementation",
+}
 
 
 def open_run_folder(folder: Path, config: TrainConfig) -> bool:
@@ -89,13 +101,24 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
         raise ConfigError(f"{path}: cannot be read ({error})".replace("\n", " ")) from None
     if not isinstance(there, dict):
         raise ConfigError(f"{path}: holds no settings; choose another run_dir")
-    difference = _first_difference(_completed(there, str(path)), plain(config))
+    difference = first_difference(_completed(there, str(path)), plain(config), _MAY_DIFFER)
     if difference:
         raise ConfigError(
             f"run_dir {folder} holds another run: {difference}; choose another run_dir, or the "
             "same settings to continue it"
         )
     return True
+
+
+def first_difference(there: Any, asked: Any, ignored: Collection[str] = ()) -> str | None:
+    """Names the first field in which two configs, as plain values, differ.
+
+    Args:
+      there: the one, called "there".
+      asked: the other, called "here".
+      ignored: fields that may differ, with their sections, as `model.remat`.
+    """
+    return _first_difference(there, asked, ignored, "")
 
 
 @contextlib.contextmanager
@@ -122,14 +145,14 @@ def _completed(there: dict[str, Any], where: str) -> dict[str, Any]:
         return there
 
 
-def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:
-    """Names the first field in which two configs differ, but for those that may."""
+def _first_difference(there: Any, asked: Any, ignored: Collection[str], path: str) -> str | None:
     if isinstance(there, dict) and isinstance(asked, dict):
         for name in {**asked, **there}:
-            if not path and name in _MAY_DIFFER:
+            own = f"{path}.{name}" if path else name
+            if own in ignored:
                 continue
             difference = _first_difference(
-                there.get(name, "missing"), asked.get(name, "missing"), f"{path}.{name}"
+                there.get(name, "missing"), asked.get(name, "missing"), ignored, own
             )
             if difference:
                 return difference
@@ -137,4 +160,4 @@ def _first_difference(there: Any, asked: Any, path: str = "") -> str | None:
     if there == asked:
         return None
     there, asked = ("null" if value is None else value for value in (there, asked))
-    return f"{path.lstrip('.')} is {there} there and {asked} here"
+    return f"{path} is {there} there and {asked} here"

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,20 +88,31 @@ class Process:
             time.sleep(0.005)
 
 
-@contextlib.contextmanager
-def two_processes(run_dir: Path) -> Iterator[list[Process]]:
-    """Both processes of the run, which are killed at the end."""
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def two_processes(
+    run_dir: Path, of_second: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[list[Process]]:
+    """Both processes of the run, which are killed at the end.
+
+    Args:
+      run_dir: the run folder.
+      of_second: settings of the second that the first has not.
+    """
     shared = {
-        "processes.coordinator": f"127.0.0.1:{port}",
+        "processes.coordinator": f"127.0.0.1:{free_port()}",
         "processes.num_processes": 2,
         "processes.heartbeat_timeout": 10,
     }
     processes = [
-        Process(run_dir, 4, number, **MESH, **shared, **{"processes.process_id": number})
-        for number in range(2)
+        Process(run_dir, 4, number, **(MESH | shared | {"processes.process_id": number} | own))
+        for number, own in enumerate(({}, of_second))
     ]
     try:
         yield processes

@@ -30,13 +30,24 @@ def test_another_run_is_refused_by_the_field_that_differs(tmp_path):
     assert (tmp_path / CONFIG_FILE).read_bytes() == before
 
 
+def test_a_run_may_go_on_in_other_parts(tmp_path):
+    open_run_folder(tmp_path, toy_config())
+    changed = toy_config(
+        accumulate=2,
+        model=dataclasses.replace(toy_config().model, remat="full", scan_layers=True),
+        loss=dataclasses.replace(toy_config().loss, tokens_at_once=8),
+        checkpoint=dataclasses.replace(toy_config().checkpoint, keep=3),
+    )
+    assert open_run_folder(tmp_path, changed) is True
+
+
 def test_a_run_from_before_there_was_a_setting_continues_with_its_default(tmp_path):
     settings = plain(toy_config())
-    del settings["model"]["scan_layers"]
+    del settings["model"]["qkv_bias"]
     (tmp_path / CONFIG_FILE).write_text(yaml.safe_dump(settings))
     assert open_run_folder(tmp_path, toy_config()) is True
-    model = dataclasses.replace(toy_config().model, scan_layers=True)
-    with pytest.raises(ConfigError, match=r"model\.scan_layers is False there and True here"):
+    model = dataclasses.replace(toy_config().model, qkv_bias=True)
+    with pytest.raises(ConfigError, match=r"model\.qkv_bias is False there and True here"):
         open_run_folder(tmp_path, toy_config(model=model))
 
 

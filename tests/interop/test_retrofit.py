@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from mta_jax.inference.generate import generate
 
+from mta_jax.inference import Decoder, Sampling
 from mta_jax.interop.retrofit import retrofit
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from tests.layers.tools import drawn
@@ -81,12 +81,18 @@ def test_outputs_are_those_of_the_model_before(params, choice):
 def test_a_greedy_continuation_is_the_same(params):
     mta = dataclasses.replace(MTAConfig(), group_norm=None)
     config, new = retrofit(CONFIG, params, mta)
-    options = {"num_tokens": 20, "temperature": 0.0, "eos_id": -1, "key": jax.random.key(0)}
-    prompt = np.asarray(TOKENS[0, :4])
-    before = generate(structure(CONFIG), params, prompt, **options)
-    after = generate(structure(config), new, prompt, **options)
+
+    def continuation(config, params):
+        decoder = Decoder(graphdef=structure(config), params=params, eos_id=-1, num_tokens=13)
+        prompt = np.asarray(TOKENS[0, :4])
+        (written,) = decoder.generate(
+            [prompt], max_new_tokens=20, sampling=Sampling(temperature=0.0)
+        )
+        return written.tokens
+
+    before = continuation(CONFIG, params)
     assert len(before) == 20
-    np.testing.assert_array_equal(after, before)
+    np.testing.assert_array_equal(continuation(config, new), before)
 
 
 def test_the_parameters_of_the_model_are_kept_and_only_those_of_mixing_are_added(params):

@@ -20,7 +20,7 @@ def chip_of(slice_name: str) -> Chip:
     Raises:
       ConfigError: where there is no such chip.
     """
-    name = slice_name.partition(":")[0]
+    name = slice_name.partition(":")[0].lower()
     if name not in CHIPS:
         known = ", ".join(chip.smallest_slice for chip in CHIPS.values())
         raise ConfigError(
@@ -44,7 +44,7 @@ def described_devices(slice_name: str, num_slices: int = 1) -> list[jax.Device]:
       UserError: where its compiler is not installed.
     """
     if chip_of(slice_name) is not H100:
-        return described_tpus(slice_name, num_slices)
+        return described_tpus(slice_name.lower(), num_slices)
     if num_slices > 1:
         raise ConfigError(f"num_slices {num_slices}: only TPUs have slices; take h100:16, say")
     return described_h100s(slice_name)

@@ -56,11 +56,22 @@ def _plan(config: PlanConfig) -> int:
         "run reaches: see mta_jax/plan/roofline.py for what they assume.",
         soft_wrap=True,
     )
+    if plan.mesh["data"] % config.num_slices:
+        console.print(
+            f"More than gradients crosses the network between the {config.num_slices} slices, whose "
+            f"speed is in no bound: --mesh.data {config.num_slices} would keep it to them.",
+            soft_wrap=True,
+        )
     found = {"as it is": plan}
     if not plan.fits:
         for other in _hopeful(easier(config, num_chips), config, num_chips):
-            plan = compile_plan(other, config.topology, config.num_slices)
-            found[changes(config, other)] = plan
+            name = changes(config, other)
+            try:
+                plan = compile_plan(other, config.topology, config.num_slices)
+            except UserError as error:
+                console.print(f"{name}: {error}", soft_wrap=True)
+                continue
+            found[name] = plan
             if plan.fits:
                 break
         if plan.fits:

@@ -48,15 +48,19 @@ def sizes_of(run, data=1, fsdp=1, context=1, tensor=1):
             {"tensor": 4},
             "mesh.tensor 4: must divide model.mlp_dim 65; 1 would, with",
         ),
-        (config(), {"context": 3}, "mesh.context 3: must divide the length of a row 64; 1 would, with"),
+        (
+            config(),
+            {"context": 3},
+            "mesh.context 3: must divide the length of a row 64; 1 would, with",
+        ),
     ],
 )
 def test_what_cannot_be_split_evenly_is_named(run, sizes, message):
     with pytest.raises(ConfigError) as caught:
         sizes_of(run, **sizes)
     start, _, end = str(caught.value).partition(" the other devices on another axis, or ")
-        assert start == message
-        assert end.startswith("a multiple of ")
+    assert start == message
+    assert end.startswith("a multiple of ")
 
 
 @pytest.mark.parametrize(

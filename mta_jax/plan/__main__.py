@@ -58,8 +58,8 @@ def _plan(config: PlanConfig) -> int:
     )
     if plan.mesh["data"] % config.num_slices:
         console.print(
-            f"More than gradients crosses the network between the {config.num_slices} slices, whose "
-            f"speed is in no bound: --mesh.data {config.num_slices} would keep it to them.",
+            f"More than gradients crosses the network between the {config.num_slices} slices, "
+            f"whose speed is in no bound: --mesh.data {config.num_slices} would keep it to them.",
             soft_wrap=True,
         )
     found = {"as it is": plan}

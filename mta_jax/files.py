@@ -85,36 +85,57 @@ def new_folder(folder: Path, setting: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _figures_at(path: str) -> Iterator[Path]:
+def _output_at(path: str, setting: str) -> Iterator[Path]:
     try:
         yield Path(path).expanduser()
     except OSError as error:
-        raise UserError(f"json {path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{setting} {path}: cannot be written ({error.strerror})") from None
 
 
-def check_figures(path: str) -> None:
-    """Makes sure that figures can be written later; what is there stays.
+def check_output(path: str, setting: str) -> None:
+    """Makes sure that a file can be written later; what is there stays.
+
+    Args:
+      path: the file.
+      setting: that names it, for messages.
 
     Raises:
-      UserError: where they cannot.
+      UserError: where it cannot.
     """
-    with _figures_at(path) as file:
+    with _output_at(path, setting) as file:
+        is_new = not file.exists()
         file.open("a").close()
+        if is_new:
+            file.unlink()
 
 
-def write_figures(path: str, content: Any) -> None:
-    """Writes the figures that a command's `json` setting asks for.
+def write_output(path: str, setting: str, text: str) -> None:
+    """Writes a file that a command was asked for, all of it or nothing.
+
+    Args:
+      path: the file.
+      setting: that names it, for messages.
+      text: its content.
 
     Raises:
-      UserError: where they cannot be written.
+      UserError: where it cannot be written.
     """
-    text = json.dumps(content, indent=2) + "\n"
-    with _figures_at(path) as file:
+    with _output_at(path, setting) as file:
         # /dev/stdout and the like are not to be replaced by a file.
         if file.is_symlink() or (file.exists() and not file.is_file()):
             file.write_text(text, encoding="utf-8")
         else:
             write_atomically(file, text)
+
+
+def check_figures(path: str) -> None:
+    """`check_output` of the file that a command's `json` setting names."""
+    check_output(path, "json")
+
+
+def write_figures(path: str, content: Any) -> None:
+    """`write_output` of the figures that a command's `json` setting asks for."""
+    write_output(path, "json", json.dumps(content, indent=2) + "\n")
 
 
 @contextlib.contextmanager

@@ -4,13 +4,12 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mta_jax.command_line import parse
 from mta_jax.command_line.live_line import LiveLine
 from mta_jax.command_line.subcommands import exit_code_of
-from mta_jax.files import write_atomically
+from mta_jax.files import check_output, write_output
 from mta_jax.generate.clock import Clock
 from mta_jax.generate.config import GenerateConfig
 from mta_jax.generate.language_model import LanguageModel, Text, load_model
@@ -39,14 +38,14 @@ def _run(config: GenerateConfig) -> int:
     if config.prompt_file is not None:
         prompts = read_prompts(config.prompt_file)
     if config.output is not None:
-        # What is there stays until there is something to write.
-        Path(config.output).expanduser().open("a").close()
+        check_output(config.output, "output")
     model = load_model(config.checkpoint, context_length=config.context_length)
+    model.check(prompts, max_new_tokens=config.max_new_tokens, limits=config.limits)
     clock = Clock(config.block)
     if config.output is not None:
         texts = _in_batches(config, model, prompts, clock, show_progress=True)
         lines = "".join(json.dumps(_row(config, text), ensure_ascii=False) + "\n" for text in texts)
-        write_atomically(Path(config.output).expanduser(), lines)
+        write_output(config.output, "output", lines)
     elif len(prompts) * config.num_samples == 1:
         print(prompts[0], end="", flush=True)
         _batch(config, model, prompts, clock, [0], _print_at_once)
@@ -94,12 +93,6 @@ def _batch(
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Text]:
     with clock.timing() as timing:
-
-        def show(number: int, text: str) -> None:
-            timing.has_text()
-            if on_text is not None:
-                on_text(number, text)
-
         texts = model.generate(
             prompts,
             max_new_tokens=config.max_new_tokens,
@@ -109,7 +102,8 @@ def _batch(
             seed=config.seed,
             numbers=numbers,
             limits=config.limits,
-            on_text=show,
+            on_text=on_text,
+            on_look=timing.has_block,
         )
         timing.wrote([len(text.tokens) for text in texts])
     return texts

@@ -43,7 +43,7 @@ class Timing:
 
     Attributes:
       begun: when it began.
-      first: when there was text first.
+      first: when the first block was written.
       lengths: tokens of each text.
     """
 
@@ -52,8 +52,8 @@ class Timing:
         self.first: float | None = None
         self.lengths: Sequence[int] = ()
 
-    def has_text(self) -> None:
-        """To be called when there is new text."""
+    def has_block(self) -> None:
+        """To be called after each block of tokens."""
         if self.first is None:
             self.first = time.perf_counter()
 

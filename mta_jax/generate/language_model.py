@@ -24,7 +24,8 @@ class Text:
     Attributes:
       prompt: the prompt.
       text: what follows it, without the stop string that ended it.
-      tokens: new token ids, the end token left out, those of a stop string included.
+      tokens: new token ids, the end token left out, those of a stop string included up to the
+        one that completes it.
       log_probs: of each token by the model, before any filter of the sampling.
       finish: "end": the model ended the document; "stop": a stop string came; "length": it has
         as many tokens as were asked for.
@@ -63,6 +64,7 @@ class LanguageModel:
         numbers: Sequence[int] | None = None,
         limits: Limits | None = None,
         on_text: Callable[[int, str], None] | None = None,
+        on_look: Callable[[], None] | None = None,
     ) -> list[Text]:
         """Writes on from each prompt, all at once.
 
@@ -77,6 +79,7 @@ class LanguageModel:
           limits: how much is computed at once; a window lifts the limit of `context_length`.
           on_text: called with the number of a text, in the order of the result, and what is new
             at its end.
+          on_look: called every `limits.block` tokens.
 
         Returns:
           The texts; those of one prompt follow each other.
@@ -90,8 +93,7 @@ class LanguageModel:
             raise ConfigError("stop '': an empty string would end every text; leave it out")
         limits = limits or self.decoder.limits
         tokens = [self._encoded(prompt) for prompt in prompts]
-        longest = max(len(row) for row in tokens)
-        max_new_tokens = self._new_tokens(longest, max_new_tokens, limits)
+        most = [self._new_tokens(len(row), max_new_tokens, limits) for row in tokens]
         key = jax.random.key(seed)
         order = range(len(prompts)) if numbers is None else numbers
         watch = TextWatch(
@@ -99,11 +101,12 @@ class LanguageModel:
             [row for row in tokens for _ in range(num_samples)],
             stop=stop,
             on_text=on_text,
+            on_look=on_look,
         )
         decoder = dataclasses.replace(self.decoder, limits=limits)
         continuations = decoder.generate(
             tokens,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=most,
             sampling=sampling or Sampling(),
             keys=jax.numpy.stack([jax.random.fold_in(key, number) for number in order]),
             num_samples=num_samples,
@@ -112,16 +115,34 @@ class LanguageModel:
         texts = []
         for number, (continuation, text) in enumerate(zip(continuations, watch.texts, strict=True)):
             assert continuation.finish is not None
+            count = watch.num_tokens[number]
             texts.append(
                 Text(
                     prompts[number // num_samples],
                     text,
-                    continuation.tokens,
-                    continuation.log_probs,
-                    "stop" if watch.has_stopped[number] else continuation.finish,
+                    continuation.tokens[:count],
+                    continuation.log_probs[:count],
+                    continuation.finish,
                 )
             )
         return texts
+
+    def check(
+        self, prompts: Sequence[str], *, max_new_tokens: int | None, limits: Limits | None = None
+    ) -> None:
+        """Makes sure that texts of so many tokens fit the context, before any is written.
+
+        Args:
+          prompts: texts.
+          max_new_tokens: as of `generate`.
+          limits: as of `generate`.
+
+        Raises:
+          ConfigError: where one does not.
+        """
+        for prompt in prompts:
+            num_tokens = len(self._encoded(prompt))
+            self._new_tokens(num_tokens, max_new_tokens, limits or self.decoder.limits)
 
     def _encoded(self, prompt: str) -> np.ndarray:
         """Tokens of a prompt, after that which begins a document."""
@@ -129,22 +150,22 @@ class LanguageModel:
             np.int32
         )
 
-    def _new_tokens(self, longest: int, asked: int | None, limits: Limits) -> int:
-        """How many tokens to write after prompts of at most `longest` tokens."""
+    def _new_tokens(self, length: int, asked: int | None, limits: Limits) -> int:
+        """How many tokens to write at most after a prompt of so many."""
         if asked is not None and asked < 1:
             raise ConfigError(f"max_new_tokens {asked}: must be at least 1")
         if limits.window is not None:
             return asked or DEFAULT_NEW_TOKENS
-        room = self.context_length - longest
+        room = self.context_length - length
         ways = "or set context_length, or a window that slides"
         if room < 1:
             raise ConfigError(
-                f"prompt of {longest:,} tokens: the model's context is {self.context_length:,}; "
+                f"prompt of {length:,} tokens: the model's context is {self.context_length:,}; "
                 f"shorten it by at least {1 - room:,}, {ways}"
             )
         if asked is not None and asked > room:
             raise ConfigError(
-                f"max_new_tokens {asked}: after a prompt of {longest:,} tokens the model's context "
+                f"max_new_tokens {asked}: after a prompt of {length:,} tokens the model's context "
                 f"of {self.context_length:,} has room for {room:,}; {ways}"
             )
         return asked or min(DEFAULT_NEW_TOKENS, room)

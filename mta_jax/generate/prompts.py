@@ -18,7 +18,8 @@ def read_prompts(location: str) -> list[str]:
     """
     path = Path(location).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Other line ends of Unicode are part of a text.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UserError(f"prompt_file {location}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

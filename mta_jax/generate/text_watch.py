@@ -10,6 +10,9 @@ from mta_jax.inference import Continuation
 # What decoding puts for bytes that are no character, such as the first of several.
 _INCOMPLETE = "\ufffd"
 
+# More than any character is made of.
+_PROMPT_TOKENS = 16
+
 
 class TextWatch:
     """Follows continuations as a decoder writes them; it is the decoder's `watch`.
@@ -19,10 +22,12 @@ class TextWatch:
       prompts: tokens before each continuation.
       stop: strings that end a text.
       on_text: called with the number of a text and what is new at its end.
+      on_look: called each time, before that.
 
     Attributes:
       texts: of each continuation, without the stop string.
       has_stopped: which have met one.
+      num_tokens: tokens of each, up to the one that completes its stop string.
     """
 
     def __init__(
@@ -32,20 +37,25 @@ class TextWatch:
         *,
         stop: Sequence[str] = (),
         on_text: Callable[[int, str], None] | None = None,
+        on_look: Callable[[], None] | None = None,
     ):
         self._tokenizer = tokenizer
-        self._prompts = prompts
-        # Some tokenizers drop a space in front of the first token: text is what comes to the
-        # prompt's.
-        self._before = [len(tokenizer.decode(prompt)) for prompt in prompts]
+        # Some tokenizers drop a space in front of the first token: text is what comes to that of
+        # the prompt's last tokens.
+        self._prompts = [prompt[-_PROMPT_TOKENS:] for prompt in prompts]
+        self._before = [len(tokenizer.decode(prompt)) for prompt in self._prompts]
         self._stop = stop
         self._on_text = on_text
+        self._on_look = on_look
         self._num_shown = [0] * len(prompts)
         self.texts = [""] * len(prompts)
         self.has_stopped = [False] * len(prompts)
+        self.num_tokens = [0] * len(prompts)
 
     def __call__(self, continuations: Sequence[Continuation]) -> list[bool]:
         """Takes what is new; returns which texts have met a stop string."""
+        if self._on_look is not None:
+            self._on_look()
         for number, continuation in enumerate(continuations):
             if self.has_stopped[number]:
                 continue
@@ -53,10 +63,25 @@ class TextWatch:
             end = _first(text, self._stop)
             if end is not None:
                 text, self.has_stopped[number] = text[:end], True
+                self.num_tokens[number] = self._until_stop(number, continuation.tokens)
+            else:
+                self.num_tokens[number] = len(continuation.tokens)
             self.texts[number] = text
             is_whole = end is not None or continuation.finish is not None
             self._show(number, text if is_whole else _certain(text, self._stop))
         return self.has_stopped
+
+    def _until_stop(self, number: int, tokens: np.ndarray) -> int:
+        """The fewest tokens that have a stop string; the last look found none."""
+        counts = range(self.num_tokens[number] + 1, len(tokens))
+        return next(
+            (
+                n
+                for n in counts
+                if _first(self._text_of(number, tokens[:n]), self._stop) is not None
+            ),
+            len(tokens),
+        )
 
     def _text_of(self, number: int, tokens: np.ndarray) -> str:
         whole = self._tokenizer.decode(np.concatenate([self._prompts[number], tokens]))

@@ -82,7 +82,7 @@ class Decoder:
 
     Attributes:
       graphdef: structure of the model, one with `empty_cache`, `extend` and `logits` as
-        `mta_jax.models.Transformer` has them.
+        `mta_jax.models.Transformer` has them; its caches are as `mta_jax.models.cache.Cache`.
       params: its parameters.
       eos_id: token that ends a document.
       num_tokens: how many tokens may be written, the first of the vocabulary; a model may
@@ -100,7 +100,7 @@ class Decoder:
         self,
         prompts: Sequence[np.ndarray],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         sampling: Sampling = UNFILTERED,
         keys: Array | None = None,
         num_samples: int = 1,
@@ -113,7 +113,7 @@ class Decoder:
 
         Args:
           prompts: token ids, at least one each; of any lengths.
-          max_new_tokens: most tokens to write.
+          max_new_tokens: most tokens to write; or a number for each prompt.
           sampling: how they are drawn.
           keys: random key of each prompt, [prompts]; None: that of seed 0.
           num_samples: continuations of each prompt.
@@ -127,6 +127,8 @@ class Decoder:
         """
         if keys is None:
             keys = jnp.broadcast_to(jax.random.key(0), (len(prompts),))
+        if isinstance(max_new_tokens, int):
+            max_new_tokens = [max_new_tokens] * len(prompts)
         _check(prompts, max_new_tokens, num_samples, keys)
         settings = sampling.settings
         logits, cache = self._read(prompts)
@@ -143,7 +145,9 @@ class Decoder:
             settings,
             num_tokens=self.num_tokens,
         )
-        return self._write(written, settings, max_new_tokens, watch)
+        rows = [_Row(most) for most in max_new_tokens for _ in range(num_samples)]
+        self._write(rows, written, settings, watch)
+        return [row.so_far for row in rows]
 
     def _read(self, prompts: Sequence[np.ndarray]) -> tuple[Array, Any]:
         """Logits after each prompt, and the cache of the prompts."""
@@ -177,14 +181,14 @@ class Decoder:
 
     def _write(
         self,
+        rows: Sequence["_Row"],
         written: Written,
         settings: dict[str, float],
-        max_new_tokens: int,
         watch: Watch | None,
-    ) -> list[Continuation]:
-        rows = [_Row() for _ in range(written.token.shape[0])]
-        for start in range(0, max_new_tokens, self.limits.block):
-            count = min(self.limits.block, max_new_tokens - start)
+    ) -> None:
+        most = max(row.most for row in rows)
+        for start in range(0, most, self.limits.block):
+            count = min(self.limits.block, most - start)
             cache = self._with_room(written.cache, count)
             tokens, log_probs, written = decoding.write(
                 self.graphdef,
@@ -197,59 +201,58 @@ class Decoder:
                 num_tokens=self.num_tokens,
                 window=self.limits.window,
             )
+            unfinished = [row for row in rows if row.finish is None]
             for row, new, new_log_probs in zip(
                 rows, np.asarray(tokens), np.asarray(log_probs), strict=True
             ):
                 row.add(new[:count], new_log_probs[:count], self.eos_id)
-            if start + count == max_new_tokens:
-                for row in rows:
-                    row.end("length")
             if watch is not None:
                 for row, is_ended in zip(rows, watch([row.so_far for row in rows]), strict=True):
-                    if is_ended:
-                        row.end("stop")
+                    if is_ended and row in unfinished:
+                        row.finish = "stop"
             if all(row.finish for row in rows):
                 break
             is_done = jnp.array([row.finish is not None for row in rows])
             written = dataclasses.replace(written, is_done=is_done)
-        return [row.so_far for row in rows]
 
     def _with_room(self, cache: Any, num_tokens: int) -> Any:
         """The cache with room for more tokens of each sequence."""
-        if cache.capacity >= int(jnp.max(cache.lengths)) + num_tokens:
+        needed = int(jnp.max(cache.lengths)) + num_tokens
+        if needed <= cache.capacity:
             return cache
-        window = self.limits.window
-        if window is None:
-            return cache.grown(bucket(int(jnp.max(cache.lengths)) + num_tokens))
-        # Half as much again, so that tokens move seldom.
-        keep = window + cache.num_past_queries
-        needed = bucket(keep + max(keep // 2, num_tokens))
-        cache = cache.shifted(keep)
-        return cache if cache.capacity >= needed else cache.grown(needed)
+        if self.limits.window is None:
+            return decoding.grow(cache, bucket(needed))
+        keep = self.limits.window + cache.num_past_queries
+        # Half as much again as is kept, so that tokens move seldom.
+        largest = bucket(keep + max(keep // 2, num_tokens))
+        if needed <= largest:
+            return decoding.grow(cache, bucket(needed))
+        return decoding.shift(cache, keep)
 
 
 class _Row:
-    """One continuation as it is written."""
+    """One continuation as it is written, of at most so many tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int):
+        self.most = most
         self.finish: Finish | None = None
         self._tokens: list[np.ndarray] = []
         self._log_probs: list[np.ndarray] = []
 
     def add(self, tokens: np.ndarray, log_probs: np.ndarray, eos_id: int) -> None:
-        """Adds new tokens up to the end token."""
+        """Adds new tokens up to the end token, as far as there is room."""
         if self.finish is not None:
             return
+        room = self.most - sum(len(earlier) for earlier in self._tokens)
+        tokens, log_probs = tokens[:room], log_probs[:room]
         ends = np.flatnonzero(tokens == eos_id)
         if ends.size:
             self.finish = "end"
             tokens, log_probs = tokens[: ends[0]], log_probs[: ends[0]]
+        elif len(tokens) == room:
+            self.finish = "length"
         self._tokens.append(tokens)
         self._log_probs.append(log_probs)
-
-    def end(self, finish: Finish) -> None:
-        """Ends it, unless it has ended."""
-        self.finish = self.finish or finish
 
     @property
     def so_far(self) -> Continuation:
@@ -259,7 +262,10 @@ class _Row:
 
 
 def _check(
-    prompts: Sequence[np.ndarray], max_new_tokens: int, num_samples: int, keys: Array
+    prompts: Sequence[np.ndarray],
+    max_new_tokens: Sequence[int],
+    num_samples: int,
+    keys: Array,
 ) -> None:
     if not prompts:
         raise ValueError("prompts []: give at least one")
@@ -268,9 +274,14 @@ def _check(
             raise ValueError(
                 f"prompt {number} is empty: it needs at least one token, such as the begin token"
             )
-    for name, value in (("max_new_tokens", max_new_tokens), ("num_samples", num_samples)):
+    least = min(max_new_tokens)
+    for name, value in (("max_new_tokens", least), ("num_samples", num_samples)):
         if value < 1:
             raise ValueError(f"{name} {value}: must be at least 1")
+    if len(max_new_tokens) != len(prompts):
+        raise ValueError(
+            f"max_new_tokens: {len(max_new_tokens)} numbers for {len(prompts)} prompts"
+        )
     if keys.shape != (len(prompts),):
         raise ValueError(f"keys {keys.shape} for {len(prompts)} prompts: give one for each")
 

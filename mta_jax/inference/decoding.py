@@ -97,6 +97,18 @@ def read(
     return model.logits(jnp.take_along_axis(features, last, axis=1)[:, 0]), cache
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def grow(cache: Any, capacity: int) -> Any:
+    """The cache with room for more tokens."""
+    return cache.grown(capacity)
+
+
+@functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
+def shift(cache: Any, keep: int) -> Any:
+    """The cache, which is used up, with the last tokens only."""
+    return cache.shifted(keep)
+
+
 @functools.partial(jax.jit, static_argnames=("num_tokens",))
 def begin(
     logits: Float[Array, "B V"],

@@ -1,6 +1,7 @@
 """How the next token is drawn from logits."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -14,7 +15,8 @@ from mta_jax.typing import Array, Bool, Float, Int
 class Sampling:
     """Filters of the next token's distribution, applied in the order of the fields.
 
-    They are those of Hugging Face's `transformers` by the same names.
+    They are those of Hugging Face's `transformers` by the same names, but for tokens of equal
+    probability at the border, which are all kept.
     """
 
     repetition_penalty: float | None = None
@@ -25,27 +27,29 @@ class Sampling:
     """Divides the logits; 0 takes the likeliest token, whatever the filters below."""
 
     top_k: int | None = None
-    """Keep the likeliest tokens, so many of them; null: all."""
+    """Keep the likeliest tokens, so many of them, and those that are as likely as the last;
+    null: all."""
 
     top_p: float | None = None
-    """Keep the likeliest tokens, as many as reach this probability together
-    (https://arxiv.org/abs/1904.09751); null: all."""
+    """Keep the likeliest tokens, as many as reach this probability together, and those that are as
+    likely as the last (https://arxiv.org/abs/1904.09751); null: all."""
 
     min_p: float | None = None
     """Keep tokens that have at least this share of the likeliest one's probability
     (https://arxiv.org/abs/2407.01082); null: all."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature {self.temperature}: must be at least 0")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature}: must be at least 0, and finite")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k {self.top_k}: must be at least 1, or null")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"{name} {value}: must be above 0 and at most 1, or null")
-        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
-            raise ValueError(f"repetition_penalty {self.repetition_penalty}: must be above 0")
+        penalty = self.repetition_penalty
+        if penalty is not None and not 0 < penalty < math.inf:
+            raise ValueError(f"repetition_penalty {penalty}: must be above 0, and finite")
 
     @property
     def settings(self) -> dict[str, float]:

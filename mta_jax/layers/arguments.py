@@ -77,6 +77,11 @@ def dropout_key(
     return rngs() if isinstance(rngs, nnx.RngStream) else rngs
 
 
+def is_zero(offset: int | Int[Array, ""]) -> bool:
+    """Whether an offset is known to be none."""
+    return isinstance(offset, int) and offset == 0
+
+
 def one_batch_axis(x: Shaped[Array, "..."], num_trailing: int) -> Shaped[Array, "..."]:
     """All axes but the last few as one, which is of length 1 where there are no others."""
     trailing = x.shape[x.ndim - num_trailing :]

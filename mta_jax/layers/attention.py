@@ -16,6 +16,7 @@ from mta_jax.layers.arguments import (
     hashable_implementation,
     head_dim_of,
     ids_of_one_batch_axis,
+    is_zero,
     mask_of_one_batch_axis,
     one_batch_axis,
 )
@@ -318,6 +319,7 @@ class MultiTokenAttention(DecodingModule):
                 segment_ids=segment_ids,
                 key_segment_ids=key_segment_ids,
                 key_positions=key_positions,
+                query_offset=None if is_zero(query_offset) else query_offset,
                 sow_weights=sow_weights or None,
                 is_causal=None if is_causal else is_causal,
             )
@@ -369,8 +371,7 @@ class MultiTokenAttention(DecodingModule):
             and inputs_v is None
             and mask is None
             and key_segment_ids is None
-            and isinstance(query_offset, int)
-            and query_offset == 0
+            and is_zero(query_offset)
         )
         inputs_k = inputs_q if inputs_k is None else inputs_k
         inputs_v = inputs_k if inputs_v is None else inputs_v

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mta_jax.ops.target import target_platform
 from mta_jax.typing import Array, DTypeLike, Float, Int
 
 Stored = TypeVar("Stored", bound="_Stored")
@@ -48,6 +49,16 @@ class _Stored:
             return jax.vmap(lambda x, drop: jnp.roll(x, -drop, axis=axis))(x, drop)
 
         return self._mapped(shift)
+
+    def nan_without_room(
+        self,
+        out: Float[Array, "B T D"],
+        *,
+        starts: Int[Array, "B"],
+        counts: Int[Array, "B"],
+    ) -> Float[Array, "B T D"]:
+        """NaN for sequences whose tokens do not fit, since nothing can be raised in a program."""
+        return jnp.where((starts + counts <= self.capacity)[:, None, None], out, jnp.nan)
 
     def _mapped(self: Stored, function: Callable[[Array, int], Array]) -> Stored:
         changes = {name: function(getattr(self, name), axis) for name, axis in self._axes.items()}
@@ -187,7 +198,7 @@ def _written(
       counts: how many of the new tokens there are.
       axis: of the positions, the batch not counted.
     """
-    if new.shape[axis + 1] == 1:
+    if new.shape[axis + 1] == 1 and target_platform() == "cpu":
         return _with_token(stored, new, starts, counts, axis)
     stored, new = jnp.moveaxis(stored, axis + 1, 1), jnp.moveaxis(new, axis + 1, 1)
     token = jnp.arange(new.shape[1])
@@ -198,7 +209,7 @@ def _written(
 
 
 def _with_token(stored: Array, new: Array, starts: Array, counts: Array, axis: int) -> Array:
-    """`_written` of one token each: in place, where XLA copies all for a scatter."""
+    """`_written` of one token each: in place, where XLA's CPU compiler copies all."""
 
     def write_one(sequence: Array, stored: Array) -> Array:
         index = [sequence] + [0] * (stored.ndim - 1)

@@ -78,7 +78,8 @@ class DecodingModule(nnx.Module):
     ) -> tuple[Float[Array, "B T Do"], AttentionCache]:
         """Causal self-attention of new tokens to themselves and those of a cache.
 
-        The outputs are those of `__call__` for all tokens together, at the new ones.
+        The outputs are those of `__call__` for all tokens together, at the new ones; NaN for a
+        sequence that the cache has no room for.
 
         Args:
           inputs: the new tokens; those of a sequence beyond its count are padding, whose
@@ -107,7 +108,8 @@ class DecodingModule(nnx.Module):
             heads = cached_multi_token_attention(
                 q, past, cache.key, cache.value, starts=starts, window=window, **options
             )
-        return self.join(heads), cache
+        out = cache.nan_without_room(self.join(heads), starts=starts, counts=counts)
+        return out, cache
 
     def init_cache(self, input_shape: Sequence[int], dtype: DTypeLike | None = None) -> None:
         """Makes an empty cache, or empties the one there is.
@@ -170,5 +172,4 @@ class DecodingModule(nnx.Module):
         self.cached_value[...] = cache.value
         self.cached_query[...] = cache.query
         self.cache_index[...] = index + length
-        out = jnp.where(index + length <= cache.capacity, out, jnp.nan)
         return out.reshape(*batch, *out.shape[1:])

@@ -173,7 +173,8 @@ class DifferentialAttention(nnx.Module):
                 starts=starts,
                 window=window,
             )
-        return self.out_proj(self.group_norm(out)), cache
+        out = self.out_proj(self.group_norm(out))
+        return cache.nan_without_room(out, starts=starts, counts=counts), cache
 
     def attention_weights(
         self,

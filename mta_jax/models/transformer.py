@@ -284,14 +284,12 @@ class Transformer(nnx.Module):
             "window": window,
             "from_empty": from_empty,
         }
-        fits = cache.lengths + counts <= cache.capacity
         x = self.embedding(tokens)
         layers = []
         for block, layer_cache in zip(self.layers, cache.layers, strict=True):
             x, layer_cache = block.extend(x, layer_cache, **options)
             layers.append(layer_cache)
-        features = jnp.where(fits[:, None, None], self.final_norm(x), jnp.nan)
-        return features, cache.with_tokens(layers, counts)
+        return self.final_norm(x), cache.with_tokens(layers, counts)
 
     def attention_weights(
         self,

@@ -11,8 +11,9 @@ from mta_jax.errors import ConfigError
 from mta_jax.generate import Limits, Sampling, load_model
 from mta_jax.generate.__main__ import main
 from mta_jax.generate.config import GenerateConfig
+from mta_jax.generate.prompts import read_prompts
 from mta_jax.training.loop import train
-from mta_jax.training.saved_weights import read_weights
+from mta_jax.training.saved_weights import check_tokenizer, read_weights
 from tests.training.tiny import text_config, toy_config
 
 GREEDY = Sampling(temperature=0.0)
@@ -30,6 +31,12 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(run):
     return load_model(run)
+
+
+@pytest.fixture(scope="module")
+def endless(model):
+    """A model whose texts have no end token."""
+    return dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, eos_id=-1))
 
 
 def test_text_is_the_likeliest_step_by_step(run, model):
@@ -52,6 +59,13 @@ def test_stop_strings_end_a_text(model):
     (text,) = model.generate(["The "], max_new_tokens=40, sampling=GREEDY, stop=[stop])
     assert text.text == whole.text[: whole.text.index(stop)]
     assert text.finish == "stop"
+    # Tokens are the same whenever somebody looks, the last one completes the stop string.
+    for block in (1, 5, 16):
+        (other,) = model.generate(
+            ["The "], max_new_tokens=40, sampling=GREEDY, stop=[stop], limits=Limits(block=block)
+        )
+        assert model.tokenizer.decode(other.tokens) == text.text + stop
+        assert len(other.log_probs) == len(other.tokens) == len(text.tokens)
 
 
 def test_a_seed_a_prompt_and_a_sample_decide_what_is_drawn(model):
@@ -62,17 +76,21 @@ def test_a_seed_a_prompt_and_a_sample_decide_what_is_drawn(model):
     assert [text.prompt for text in first] == ["a", "a", "b", "b"]
 
 
-def test_tokens_are_as_many_as_the_context_has_room_for(model):
-    (text,) = model.generate(["x" * 50], sampling=GREEDY)
-    assert model.context_length == 64
-    assert len(text.tokens) == 64 - 51 or text.finish == "end"
+def test_tokens_are_as_many_as_the_context_has_room_for(endless):
+    short, long = endless.generate(["x", "x" * 50], sampling=GREEDY)
+    assert endless.context_length == 64
+    # Each prompt has its own room, whatever is beside it.
+    assert (len(short.tokens), len(long.tokens)) == (64 - 2, 64 - 51)
+    assert (short.finish, long.finish) == ("length", "length")
+    (alone,) = endless.generate(["x"], sampling=GREEDY)
+    np.testing.assert_array_equal(alone.tokens, short.tokens)
 
 
-def test_a_window_lifts_the_limit(model):
-    (text,) = model.generate(
+def test_a_window_lifts_the_limit(endless):
+    (text,) = endless.generate(
         [LONG], max_new_tokens=40, sampling=GREEDY, limits=Limits(window=32, chunk=16)
     )
-    assert len(text.tokens) == 40 or text.finish == "end"
+    assert len(text.tokens) == 40
 
 
 @pytest.mark.parametrize(
@@ -90,9 +108,11 @@ def test_a_call_that_cannot_be_is_refused(model, arguments, message):
         model.generate(**arguments)
 
 
-def test_a_longer_context_may_be_asked_for(run):
-    (text,) = load_model(run, context_length=200).generate([LONG], sampling=GREEDY)
-    assert len(text.tokens) == 99 or text.finish == "end"
+def test_a_longer_context_may_be_asked_for(run, endless):
+    longer = dataclasses.replace(endless, context_length=200)
+    (text,) = longer.generate([LONG], sampling=GREEDY)
+    assert len(text.tokens) == 99
+    assert load_model(run, context_length=200).context_length == 200
     with pytest.raises(ConfigError, match="context_length 0: must be at least 1"):
         load_model(run, context_length=0)
 
@@ -150,7 +170,7 @@ def test_prompts_of_a_file_are_written_to_a_file(run, model, tmp_path, form):
         (["--temperature", "-1"], 2, "temperature -1.0: must be at least 0"),
         (["--top_p", "2"], 2, "top_p 2.0: must be above 0 and at most 1"),
         (["--log_probs"], 2, "log_probs true without output: name a file for them"),
-        (["--output", "nowhere/out.jsonl"], 1, "nowhere/out.jsonl"),
+        (["--output", "nowhere/out.jsonl"], 1, "output nowhere/out.jsonl: cannot be written"),
         (["--block", "0"], 2, "block 0: must be at least 1"),
     ],
 )
@@ -164,6 +184,30 @@ def test_a_mistake_is_one_line(run, capsys, flags, code, message):
     assert len(printed) == 1
     assert printed[0].startswith("mta_jax.generate: error: ")
     assert message in printed[0]
+
+
+def test_a_prompt_that_does_not_fit_is_found_before_anything_is_written(run, tmp_path, capsys):
+    file, output = tmp_path / "prompts.txt", tmp_path / "texts.jsonl"
+    file.write_text(f"one\n{LONG}\n")
+    flags = ["--prompt_file", str(file), "--output", str(output), "--batch_size", "1"]
+    assert command(run, *flags) == 2
+    assert "prompt of 101 tokens" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_output_through_a_link_reaches_its_target(run, tmp_path):
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.touch()
+    link.symlink_to(target)
+    assert command(run, "--prompt", "The ", "--output", str(link)) == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["prompt"] == "The "
+
+
+def test_only_newlines_part_prompts(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one\x0cstill\u2028one\r\ntwo\n", encoding="utf-8")
+    assert read_prompts(str(file)) == ["one\x0cstill\u2028one", "two"]
 
 
 def test_a_file_without_prompts_is_named(run, tmp_path, capsys):
@@ -186,8 +230,6 @@ def test_a_tokenizer_that_does_not_fit_is_named(tmp_path):
     assert model.tokenizer.vocab_size == 32
     saved = read_weights(tmp_path / "letters", "run")
     other = dataclasses.replace(saved, tokenizer="another")
-    from mta_jax.training.saved_weights import check_tokenizer
-
     with pytest.raises(ConfigError, match="its tokenizer was another one"):
         check_tokenizer(other, model.tokenizer, "checkpoint")
 

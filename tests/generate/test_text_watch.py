@@ -10,8 +10,6 @@ TOKENIZER = ByteTokenizer()
 
 def continuation(text: bytes, finish=None):
     tokens = np.frombuffer(text, np.uint8).astype(np.int32)
-    # The byte tokenizer's ids may not begin with 0.
-    tokens = np.concatenate([TOKENIZER.encode(chr(65)) - 65 + tokens])
     return Continuation(tokens, np.zeros(len(tokens), np.float32), finish)
 
 

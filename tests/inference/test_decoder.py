@@ -137,6 +137,15 @@ def test_a_text_does_not_depend_on_the_others_beside_it():
         assert alone[0].tokens.tolist() != alone[1].tokens.tolist()
 
 
+def test_each_prompt_may_have_its_own_number_of_tokens(greedy):
+    written = decoder(block=4).generate(
+        [PROMPT] * 3, max_new_tokens=[2, NUM_TOKENS, 4], sampling=GREEDY
+    )
+    for found, count in zip(written, (2, NUM_TOKENS, 4), strict=True):
+        np.testing.assert_array_equal(found.tokens, greedy[:count])
+        assert found.finish == "length"
+
+
 def test_padding_of_a_batch_may_be_on_either_side(greedy):
     tokens = np.array([[0, 0, 3, 1, 4], [3, 1, 4, 0, 0], [0, 3, 1, 4, 0]])
     is_token = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0]], bool)
@@ -200,14 +209,17 @@ def test_who_watches_can_end_a_text(greedy):
 
     def watch(continuations):
         seen.append([len(continuation.tokens) for continuation in continuations])
-        return [len(seen) == 2 and row == 0 for row in range(len(continuations))]
+        return [
+            (len(seen) == 2 and row == 0) or len(seen) == 5 for row in range(len(continuations))
+        ]
 
     first, second = decoder(block=2).generate(
         [PROMPT, PROMPT], max_new_tokens=NUM_TOKENS, sampling=GREEDY, watch=watch
     )
     np.testing.assert_array_equal(first.tokens, greedy[:4])
     np.testing.assert_array_equal(second.tokens, greedy)
-    assert (first.finish, second.finish) == ("stop", "length")
+    # Who watches is asked first.
+    assert (first.finish, second.finish) == ("stop", "stop")
     assert seen == [[2, 2], [4, 4], [4, 6], [4, 8], [4, 9]]
 
 

@@ -89,6 +89,7 @@ def test_what_is_off_is_not_compiled():
     [
         ({"temperature": -1.0}, "temperature -1.0: must be at least 0"),
         ({"temperature": float("nan")}, "temperature nan: must be at least 0"),
+        ({"temperature": float("inf")}, "temperature inf: must be at least 0, and finite"),
         ({"top_k": 0}, "top_k 0: must be at least 1, or null"),
         ({"top_p": 0.0}, "top_p 0.0: must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p 1.5: must be above 0 and at most 1"),

@@ -72,6 +72,7 @@ def test_positions_may_be_given():
         (lambda module, x: (module.init_cache((1, 4, 16)), module(x)), "has 0 of 4"),
         (lambda module, x: (module.init_cache((3, 9, 16)), module(x)), "the cache is of 3 rows"),
         (lambda module, x: module(x, x), "inputs_k with decode"),
+        (lambda module, x: module(x, query_offset=3), "query_offset with decode"),
         (lambda module, x: module(x, is_causal=False), "is_causal with decode"),
         (lambda module, x: module(x, sow_weights=True), "sow_weights with decode"),
         (lambda module, x: module(x, mask=jnp.ones((1, 1, 9, 9), bool)), "mask with decode"),
@@ -87,6 +88,20 @@ def test_a_full_cache_gives_nan_under_jit():
     module.init_cache((1, 5, WIDTH))
     out = nnx.jit(lambda module, x: module(x))(module, inputs)
     assert bool(jnp.isnan(out).all())
+
+
+@pytest.mark.parametrize("kind", ["mta", "diff"])
+def test_a_cache_without_room_gives_nan_for_those_sequences_only(kind):
+    module, inputs = MODULES[kind](), normal(2, 6, WIDTH)
+    out, _ = module.extend(
+        inputs,
+        module.empty_cache(2, 4),
+        starts=jnp.zeros(2, jnp.int32),
+        counts=jnp.array([6, 4]),
+        positions=jnp.broadcast_to(jnp.arange(6), (2, 6)),
+    )
+    assert bool(jnp.isnan(out[0]).all())
+    assert_close(out[1, :4], module(inputs)[1, :4])
 
 
 def test_attention_to_later_tokens_cannot_be_decoded():

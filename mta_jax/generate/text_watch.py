@@ -73,15 +73,10 @@ class TextWatch:
 
     def _until_stop(self, number: int, tokens: np.ndarray) -> int:
         """The fewest tokens that have a stop string; the last look found none."""
-        counts = range(self.num_tokens[number] + 1, len(tokens))
-        return next(
-            (
-                n
-                for n in counts
-                if _first(self._text_of(number, tokens[:n]), self._stop) is not None
-            ),
-            len(tokens),
-        )
+        for count in range(self.num_tokens[number] + 1, len(tokens)):
+            if _first(self._text_of(number, tokens[:count]), self._stop) is not None:
+                return count
+        return len(tokens)
 
     def _text_of(self, number: int, tokens: np.ndarray) -> str:
         whole = self._tokenizer.decode(np.concatenate([self._prompts[number], tokens]))

@@ -228,6 +228,18 @@ WINDOW = "shorter than max_position_embeddings 64, and attention here sees all"
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5: must be 1"),
         ({"model_type": "mistral", "sliding_window": 32}, f"sliding_window 32: {WINDOW}"),
         (
+            {"model_type": "mistral", "max_position_embeddings": 8192},
+            "sliding_window missing, which is 4096 there: shorter than max_position_embeddings 8192",
+        ),
+        (
+            {"model_type": "mistral", "sliding_window": 32, "layer_types": ["full_attention"]},
+            f"sliding_window 32: {WINDOW}",
+        ),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "max_position_embeddings": 8192},
+            "sliding_window missing, which is 4096 there",
+        ),
+        (
             {"model_type": "qwen2", "sliding_window": 32, "use_sliding_window": True},
             f"sliding_window 32: {WINDOW}",
         ),
@@ -261,9 +273,23 @@ def test_a_model_that_ours_cannot_be_is_refused_by_its_field(changes, message):
 def test_a_window_as_long_as_the_text_or_one_that_is_not_used_changes_nothing():
     for changes in (
         {"model_type": "mistral", "sliding_window": 64},
+        {"model_type": "mistral"},
         {"model_type": "qwen2", "sliding_window": 32, "use_sliding_window": False},
     ):
         assert model_config(Fields(LLAMA | changes, "config.json"))[1] == 64
+    long = LLAMA | {"model_type": "mistral", "max_position_embeddings": 8192}
+    assert model_config(Fields(long | {"sliding_window": None}, "config.json"))[1] == 8192
+
+
+def test_a_missing_window_is_that_of_the_library():
+    for kind in ("Mistral", "Qwen2", "Qwen3"):
+        config = getattr(models.transformers, f"{kind}Config")
+        extra = {} if kind == "Mistral" else {"use_sliding_window": True}
+        window = config(**extra).sliding_window
+        assert window == 4096
+        assert config(**extra, sliding_window=None).sliding_window is None
+        fields = {"model_type": kind.lower(), "max_position_embeddings": window} | extra
+        assert model_config(Fields(LLAMA | fields, "config.json"))[1] == window
 
 
 def test_the_older_spelling_of_rotary_settings_means_the_same():

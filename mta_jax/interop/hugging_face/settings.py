@@ -17,6 +17,10 @@ _CLASSES = {
 }
 
 
+# The window of these where config.json does not name one; null there means none.
+_USUAL_WINDOWS = {"mistral": 4096, "qwen2": 4096, "qwen3": 4096}
+
+
 def model_config(config: Fields) -> tuple[ModelConfig, int]:
     """The model of a config.json, and the longest text that it is made for.
 
@@ -74,14 +78,20 @@ def _refuse_window(config: Fields, model_type: str, length: int) -> None:
     """Refuses attention that sees less than the whole text."""
     reason = f"shorter than max_position_embeddings {length}, and attention here sees all"
     layers = config.get("layer_types", list, default=[])
-    # Without layer_types, Qwen's window is that of use_sliding_window.
-    is_used = (
+    # Mistral has it in each layer, whatever layer_types says. Qwen's is that of
+    # use_sliding_window where there are no layer_types.
+    is_used = model_type == "mistral" or (
         "sliding_attention" in layers
         if layers
-        else model_type == "mistral" or config.get("use_sliding_window", bool, default=False)
+        else config.get("use_sliding_window", bool, default=False)
     )
-    window = config.get("sliding_window", int, default=None)
+    is_named = "sliding_window" in config.values
+    usual = None if is_named else _USUAL_WINDOWS.get(model_type)
+    window = config.get("sliding_window", int, default=usual)
     if is_used and window is not None and window < length:
+        if not is_named:
+            reason = f"missing, which is {window} there: {reason}; null where it has none"
+            raise ConfigError(f"{config.where}: sliding_window {reason}")
         raise config.refused("sliding_window", reason)
     others = [kind for kind in layers if kind not in ("full_attention", "sliding_attention")]
     if others:

@@ -11,6 +11,7 @@ from mta_jax.errors import ConfigError
 from mta_jax.models.parts import changed_by_mixing, spell_paths
 from mta_jax.parallel.rules import constrain_state
 from mta_jax.training.partition import Params, together
+from mta_jax.training.same_model import allowed_differences
 from mta_jax.training.saved_weights import check_weights, read_weights
 from mta_jax.training.state import Program, State
 
@@ -50,6 +51,8 @@ def begin(program: Program, mesh: Mesh, tokenizer: Tokenizer, name: str) -> Stat
     new = check_weights(location, program, tokenizer, "init_from")
     saved = read_weights(location, "init_from", mesh=mesh)
     print(f"{name}: beginning with the weights of {saved.folder}")
+    for line in allowed_differences(saved.program.config.model, program.config.model):
+        print(f"{name}: {line}")
     if new:
         shapes = traverse_util.flatten_dict(jax.eval_shape(program.initial_params))
         count = sum(math.prod(shapes[path].shape) for path in new)

@@ -20,6 +20,7 @@ from mta_jax.training.config import TrainConfig
 from mta_jax.training.finetune_config import FinetuneConfig
 from mta_jax.training.partition import together, without_low_rank
 from mta_jax.training.run_folder import WEIGHTS_FOLDER
+from mta_jax.training.same_model import forbidden_difference
 from mta_jax.training.state import Program, State, make_program
 from mta_jax.training.weights_folder import located
 
@@ -184,12 +185,8 @@ def check_weights(
         raise ConfigError(
             f"finetune.retrofit true: the model of {setting} {folder} has all that this one has"
         )
-    layouts = [x.config.model.rope_layout for x in (saved, program)]
-    if layouts[0] != layouts[1]:
-        raise ConfigError(
-            f"{setting} {folder}: its model is another one: model.rope_layout is {layouts[0]} "
-            f"there and {layouts[1]} here"
-        )
+    if difference := forbidden_difference(saved.config.model, program.config.model):
+        raise ConfigError(f"{setting} {folder}: its model is another one: {difference}")
     if described.tokenizer != tokenizer.fingerprint:
         raise ConfigError(
             f"{setting} {folder}: was trained with another tokenizer than that of this run, "

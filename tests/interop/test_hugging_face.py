@@ -229,7 +229,7 @@ WINDOW = "shorter than max_position_embeddings 64, and attention here sees all"
         ({"model_type": "mistral", "sliding_window": 32}, f"sliding_window 32: {WINDOW}"),
         (
             {"model_type": "mistral", "max_position_embeddings": 8192},
-            "sliding_window missing, which is 4096 there: shorter than max_position_embeddings 8192",
+            "sliding_window missing, which is 4096 there: shorter than max_position_embeddings",
         ),
         (
             {"model_type": "mistral", "sliding_window": 32, "layer_types": ["full_attention"]},

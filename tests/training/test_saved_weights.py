@@ -6,11 +6,11 @@ import pytest
 
 from mta_jax.command_line.plain import from_plain, plain
 from mta_jax.data import BlockSearchConfig
-from mta_jax.errors import UserError
+from mta_jax.errors import ConfigError, UserError
 from mta_jax.training.config import CheckpointConfig, TrainConfig
 from mta_jax.training.loop import train
 from mta_jax.training.saved_weights import read_weights
-from tests.training.tiny import text_config, toy_config
+from tests.training.tiny import MTA, text_config, toy_config
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_run_begins_with_the_weights_of_another(finished, tmp_path):
     assert started.rows[0]["learning_rate"] == from_scratch.rows[0]["learning_rate"]
 
 
-def test_settings_may_change_where_shapes_do_not(finished, tmp_path):
+def test_settings_may_change_where_shapes_do_not_and_the_run_says_it(finished, tmp_path, capsys):
     block_search = BlockSearchConfig(
         block_size=3, sequence_length=41, num_train_samples=20, num_heldout_samples=10
     )
@@ -68,6 +68,25 @@ def test_settings_may_change_where_shapes_do_not(finished, tmp_path):
         data=dataclasses.replace(config.data, block_search=block_search),
     )
     assert train(config, tmp_path / "run", name="toy").rows
+    line = "toy: model.rope_theta is 100000.0 there and 500000.0 here\n"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_epsilon": 1e-6}, r"model.norm_epsilon is 1e-05 there and 1e-06 here$"),
+        (
+            {"mta": dataclasses.replace(MTA, key_padding="left")},
+            r"its model is another one: model.mta.key_padding is both there and left here$",
+        ),
+    ],
+)
+def test_a_model_that_computes_something_else_is_refused(finished, tmp_path, changes, message):
+    config = toy_config(num_steps=2, init_from=str(finished.folder))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+    with pytest.raises(ConfigError, match=message):
+        train(config, tmp_path / "run", name="toy")
 
 
 def test_another_model_is_refused_by_its_first_difference(finished, tmp_path):

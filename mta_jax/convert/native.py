@@ -12,7 +12,7 @@ from mta_jax.data import DataConfig
 from mta_jax.data.text_config import TextConfig
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.interop.checkpoint import Checkpoint, Origin, TokenizerFiles
-from mta_jax.interop.hugging_face.tokenizer import companions
+from mta_jax.interop.companions import companions
 from mta_jax.interop.names import flat, parameter_shapes, unflat
 from mta_jax.training.config import LossConfig, OptimizerConfig, TrainConfig
 from mta_jax.training.saved_weights import Description, describe_weights, owner_of, read_weights
@@ -39,34 +39,48 @@ def read(location: Path, *, with_arrays: bool = True) -> Checkpoint:
     if with_arrays:
         params = read_weights(location, "input").params
         arrays = {name: np.asarray(leaf) for name, leaf in flat(params).items()}
-    origin = dict(described.origin or {"format": "native", "dtype": "float32"})
-    length = origin.pop("length", config.data.row_length)
+    tokenizer, notes = _tokenizer(described)
     return Checkpoint(
         model=config.model,
         arrays=arrays,
         shapes=parameter_shapes(config.model),
-        length=length,
-        tokenizer=_tokenizer(described),
-        origin=Origin(**origin),
+        length=described.length,
+        tokenizer=tokenizer,
+        origin=_origin(described),
+        notes=notes,
     )
 
 
-def _tokenizer(described: Description) -> TokenizerFiles:
+def _origin(described: Description) -> Origin:
+    before = described.origin or {}
+    # What a run trained is no longer a number of its origin's dtype.
+    kept = ("format", "settings") if described.is_run else ("format", "settings", "dtype", "dtypes")
+    values = {"format": "native", "dtype": "float32"}
+    return Origin(**values | {name: before[name] for name in kept if name in before})
+
+
+def _tokenizer(described: Description) -> tuple[TokenizerFiles, tuple[str, ...]]:
+    """The tokenizer, and what is to be known of the files beside it."""
     data = described.program.config.data
     if data.source != "text":
-        return TokenizerFiles("letters")
+        return TokenizerFiles("letters"), ()
     spec = data.text.tokenizer
     tokenizer = TokenizerFiles(spec, data.text.bos_token, data.text.eos_token)
     if tokenizer.file is None:
-        return tokenizer
-    others = companions(owner_of(described.folder), tokenizer.file)
-    tokenizer = dataclasses.replace(tokenizer, others=others)
+        return tokenizer, ()
+    before = described.origin or {}
+    # A run reads the tokenizer where it was converted to; what came along lies there.
+    is_theirs = described.is_run and before.get("format") == "hugging_face"
+    home = tokenizer.file.parent if is_theirs else owner_of(described.folder)
+    tokenizer = dataclasses.replace(tokenizer, others=companions(home, tokenizer.file))
+    missing = set(before.get("companions", [])) - {path.name for path in tokenizer.others}
+    notes = [f"{name}: came along, and is not in {home} now" for name in sorted(missing)]
     if tokenizer.open().fingerprint != described.tokenizer:
         raise ConfigError(
             f"input {described.folder}: its tokenizer was another one than data.text.tokenizer "
             f"{spec} is now; restore that file"
         )
-    return tokenizer
+    return tokenizer, tuple(notes)
 
 
 def train_config(checkpoint: Checkpoint, home: Path) -> TrainConfig:
@@ -146,9 +160,10 @@ def write(checkpoint: Checkpoint, folder: Path, home: Path) -> None:
     """
     config, tokenizer = train_config(checkpoint, home), checkpoint.tokenizer
     fingerprint = _fingerprint(checkpoint)
+    others = tokenizer.others if tokenizer is not None else ()
     if tokenizer is not None and tokenizer.file is not None:
         shutil.copyfile(tokenizer.file, folder / str(_file_name(tokenizer)))
-        for path in tokenizer.others:
+        for path in others:
             shutil.copyfile(path, folder / path.name)
     arrays = {name: jnp.asarray(array) for name, array in (checkpoint.arrays or {}).items()}
     origin: dict[str, Any] = dataclasses.asdict(checkpoint.origin)
@@ -158,7 +173,7 @@ def write(checkpoint: Checkpoint, folder: Path, home: Path) -> None:
         unflat(arrays, checkpoint.model),
         home=home,
         fingerprint=fingerprint,
-        origin=origin | {"length": checkpoint.length},
+        origin=origin | {"length": checkpoint.length, "companions": [x.name for x in others]},
     )
 
 

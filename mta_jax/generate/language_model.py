@@ -201,4 +201,4 @@ def load_model(
         eos_id=tokenizer.eos_id,
         num_tokens=tokenizer.vocab_size,
     )
-    return LanguageModel(decoder, tokenizer, context_length or run.data.row_length)
+    return LanguageModel(decoder, tokenizer, context_length or saved.length)

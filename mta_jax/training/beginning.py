@@ -1,6 +1,7 @@
 """What a run begins with: random weights or those of another run, with or without new ones."""
 
 import math
+from typing import Any
 
 import jax
 from flax import traverse_util
@@ -12,7 +13,7 @@ from mta_jax.models.parts import changed_by_mixing, spell_paths
 from mta_jax.parallel.rules import constrain_state
 from mta_jax.training.partition import Params, together
 from mta_jax.training.same_model import allowed_differences
-from mta_jax.training.saved_weights import check_weights, read_weights
+from mta_jax.training.saved_weights import check_weights, describe_weights, read_weights
 from mta_jax.training.state import Program, State
 
 
@@ -31,6 +32,26 @@ def check_beginning(program: Program, tokenizer: Tokenizer) -> None:
             f"finetune.train {', '.join(config.finetune.parts)}: the other parameters would stay "
             "random; init_from must name weights to begin with"
         )
+
+
+def origin_of(program: Program) -> dict[str, Any] | None:
+    """What a run remembers of the model that it begins with, as plain values.
+
+    Its format and settings before it was converted, the files that came along with its tokenizer,
+    and the longest text that it is made for.
+    None for random weights.
+    """
+    location = program.config.init_from
+    if location is None:
+        return None
+    described = describe_weights(location, "init_from")
+    before = described.origin or {}
+    return {
+        "format": before.get("format", "native"),
+        "settings": before.get("settings", {}),
+        "companions": before.get("companions", []),
+        "length": described.length,
+    }
 
 
 def begin(program: Program, mesh: Mesh, tokenizer: Tokenizer, name: str) -> State:

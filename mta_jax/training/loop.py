@@ -25,7 +25,7 @@ from mta_jax.parallel.preemption import Preemption
 from mta_jax.parallel.processes import gathered, is_first, on_first
 from mta_jax.parallel.rules import state_shardings, with_shardings
 from mta_jax.training import bad_step, run_folder
-from mta_jax.training.beginning import begin, check_beginning
+from mta_jax.training.beginning import begin, check_beginning, origin_of
 from mta_jax.training.changed_data import change_of_data
 from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
@@ -261,6 +261,7 @@ class _Run:
         self._eval_step = make_eval_step(program)
         self._kernel_distances = make_kernel_distances(program)
         self._gate_openness = make_gate_openness(program)
+        self._origin = origin_of(program)
         self._speed = Speed(program.config, mesh)
         self._shown: dict[str, float] = {}
 
@@ -333,6 +334,7 @@ class _Run:
             "interval": interval.notes(seconds=seconds, data_seconds=data_seconds),
             "data": dict(self._data.summary),
             "tokenizer": self._data.tokenizer.fingerprint,
+            "origin": self._origin,
         }
         self._checkpoints.save(step, state, position, notes, loss=loss)
 

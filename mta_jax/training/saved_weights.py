@@ -35,6 +35,7 @@ class SavedWeights:
       step: training steps behind them; 0 for a folder of weights.
       folder: the checkpoint.
       tokenizer: fingerprint of the tokenizer that the run was trained with.
+      length: tokens of the longest text that it is made for.
     """
 
     program: Program
@@ -42,6 +43,7 @@ class SavedWeights:
     step: int
     folder: Path
     tokenizer: str
+    length: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Description:
       folder: the checkpoint.
       program: structure of its run.
       tokenizer: fingerprint of its tokenizer.
-      origin: where a folder of weights came from; None for a run.
+      origin: where the model came from, as a folder of weights or the run's notes say; None
+        where that is not known.
     """
 
     folder: Path
@@ -64,12 +67,22 @@ class Description:
     def abstract_state(self) -> State:
         """Shapes and dtypes of what it holds."""
         state = self.program.abstract_state
-        return state if self.origin is None else {"params": state["params"]}
+        return state if self.is_run else {"params": state["params"]}
 
     @property
     def step(self) -> int:
         """Training steps behind it."""
-        return int(self.folder.name) if self.origin is None else 0
+        return int(self.folder.name) if self.is_run else 0
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is that of a run, and no folder of weights."""
+        return self.folder.name != WEIGHTS_FOLDER
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest text that the model is made for, before its run or in it."""
+        return max((self.origin or {}).get("length", 0), self.program.config.data.row_length)
 
 
 def owner_of(checkpoint: Path) -> Path:
@@ -113,7 +126,9 @@ def read_weights(location: str | Path, setting: str, *, mesh: Mesh | None = None
     if any(int(a) != int(b) for a, b in zip(sums, found, strict=True)):
         raise UserError(f"{setting} {folder}: is damaged (its contents do not match its checksums)")
     params = without_low_rank(together(*state.values()), program.config.finetune)
-    return SavedWeights(_alone(program), params, described.step, folder, described.tokenizer)
+    return SavedWeights(
+        _alone(program), params, described.step, folder, described.tokenizer, described.length
+    )
 
 
 def _shardings(tree: Any, mesh: Mesh | None) -> Any:
@@ -200,14 +215,15 @@ def describe_weights(location: str | Path, setting: str) -> Description:
     folder = _checkpoint_folder(Path(location).expanduser(), setting)
     try:
         metadata = ocp.checkpointables_metadata(folder).custom_metadata
-        settings, tokenizer = metadata["config"], metadata["notes"]["tokenizer"]
-        origin = metadata.get("origin")
+        settings, notes = metadata["config"], metadata["notes"]
+        tokenizer = notes["tokenizer"]
+        origin = metadata.get("origin", notes.get("origin"))
     except Exception as error:
         raise UserError(
             f"{setting} {folder}: not a checkpoint of a run ({first_line(error)})"
         ) from None
     config = from_plain(TrainConfig, settings, f"{setting} {folder}")
-    if origin is not None:
+    if folder.name == WEIGHTS_FOLDER:
         config = located(config, folder.parent)
     return Description(folder, make_program(config), tokenizer, origin)
 

@@ -13,6 +13,7 @@ from mta_jax.convert.__main__ import main
 from mta_jax.data.tokenizers import load_tokenizer, train_bpe
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.evaluate.perplexity import PerplexityConfig, evaluate_perplexity
+from mta_jax.generate.language_model import load_model
 from mta_jax.training import command
 from mta_jax.training.config import SampleConfig
 from mta_jax.training.loop import train
@@ -36,6 +37,8 @@ def llama(home):
     train_bpe(["one text", "another text"], 265, folder / "tokenizer.json")
     tokens = {"bos_token": {"content": "<|bos|>"}, "eos_token": "<|eos|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    models.edit(folder / "config.json", initializer_range=0.5)
     return folder
 
 
@@ -107,7 +110,7 @@ def test_a_folder_of_weights_has_settings_to_begin_with(ours, llama):
     assert (saved.step, saved.tokenizer) == (0, tokenizer.fingerprint)
 
 
-def test_a_run_begins_with_converted_weights(ours, tmp_path):
+def test_a_run_begins_with_converted_weights(ours, llama, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("one text and another text " * 400)
     domains = json.dumps({"mine": {"train": str(tmp_path / "text.txt")}})
     arguments = ["--config", str(ours / "config.yaml"), "--init_from", str(ours)]
@@ -115,6 +118,7 @@ def test_a_run_begins_with_converted_weights(ours, tmp_path):
     small = {"num_steps": 1, "log_every": 1, "evaluate_every": 1, "checkpoint.every": 1}
     small |= {"optimizer.warmup_steps": 1, "data.text.heldout_fraction": 0.0}
     small |= {"optimizer.learning_rate": 1e-12, "model.dtype": "float32"}
+    small |= {"data.text.sequence_length": 16}
     arguments += [f"--{name}={value}" for name, value in small.items()]
     assert command.main(arguments, prog="train.py") == 0
     trained = read_weights(tmp_path / "run", "checkpoint")
@@ -124,6 +128,41 @@ def test_a_run_begins_with_converted_weights(ours, tmp_path):
         jax.tree.leaves(trained.params), jax.tree.leaves(begun.params), strict=True
     ):
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-9)
+    # Its rows are shorter than the texts that the model is made for.
+    assert load_model(tmp_path / "run").context_length == 64
+    _goes_back_with_all_that_came_along(tmp_path, ours, llama, capsys)
+
+
+def _goes_back_with_all_that_came_along(tmp_path, ours, llama, capsys):
+    arguments = ["--input", tmp_path / "run", "--to", "hugging_face", "--output"]
+    code, out, _ = run(capsys, *arguments, tmp_path / "back")
+    assert (code, "note" in out) == (0, False)
+    names = {path.name for path in llama.iterdir()}
+    assert {path.name for path in (tmp_path / "back").iterdir()} == names
+    for name in names - {"config.json", "model.safetensors"}:
+        assert (tmp_path / "back" / name).read_bytes() == (llama / name).read_bytes()
+    settings, before = (
+        json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "back", llama)
+    )
+    assert settings["max_position_embeddings"] == before["max_position_embeddings"] == 64
+    assert settings["rope_scaling"]["original_max_position_embeddings"] == 32
+    assert settings["initializer_range"] == 0.5
+    assert settings["dtype"] == "float32"
+    # Where one of those files is gone, a line says so.
+    path = ours / "chat_template.jinja"
+    path.rename(tmp_path / path.name)
+    code, out, _ = run(capsys, *arguments, tmp_path / "bare")
+    (tmp_path / path.name).rename(path)
+    assert (code, f"note        {path.name}: came along, and is not in {ours} now" in out) == (0, 1)
+
+
+def test_the_context_of_converted_weights_is_that_of_the_model(llama, tmp_path, capsys):
+    folder = tmp_path / "long"
+    shutil.copytree(llama, folder)
+    models.edit(folder / "config.json", max_position_embeddings=8192)
+    assert run(capsys, "--input", folder, "--output", tmp_path / "ours")[0] == 0
+    assert load_model(tmp_path / "ours").context_length == 8192
+    assert load_model(tmp_path / "ours", context_length=9).context_length == 9
 
 
 def test_perplexity_is_that_of_a_moved_folder_too(ours, tmp_path):

@@ -336,6 +336,20 @@ def test_fields_that_we_do_not_know_of_stay():
     assert after["architectures"] == ["MistralForCausalLM"]
 
 
+def test_a_window_that_longer_texts_outgrew_is_taken_away():
+    for changes in (
+        {"model_type": "mistral", "sliding_window": 64},
+        {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True},
+        {"model_type": "qwen3", "sliding_window": 64, "layer_types": ["sliding_attention"]},
+    ):
+        before = LLAMA | changes
+        model, length = model_config(Fields(before, ""))
+        assert settings_of(model, length, before)["sliding_window"] == 64
+        after = settings_of(model, 128, before)
+        assert model_config(Fields(after, "")) == (model, 128)
+        assert after["model_type"] == changes["model_type"]
+
+
 def test_kernels_have_no_name_in_the_library(tmp_path):
     folder = models.save(models.build("llama-tied"), tmp_path / "llama")
     checkpoint = hugging_face.read(folder)

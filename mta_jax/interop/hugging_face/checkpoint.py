@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mta_jax.interop.checkpoint import Checkpoint, Origin
+from mta_jax.interop.companions import TOKENIZER_JSON
 from mta_jax.interop.fields import Fields
 from mta_jax.interop.hugging_face.files import SafetensorsFolder, write_safetensors
 from mta_jax.interop.hugging_face.names import EMBEDDING, HEAD, TABLE
 from mta_jax.interop.hugging_face.settings import model_config, settings_of
-from mta_jax.interop.hugging_face.tokenizer import TOKENIZER_JSON, tokenizer_files
+from mta_jax.interop.hugging_face.tokenizer import tokenizer_files
 from mta_jax.interop.names import parameter_shapes
 from mta_jax.interop.rotary import in_rope_layout
 from mta_jax.interop.tensors import (

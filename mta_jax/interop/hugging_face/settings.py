@@ -77,6 +77,20 @@ def _refuse_others(config: Fields, model_type: str) -> None:
 def _refuse_window(config: Fields, model_type: str, length: int) -> None:
     """Refuses attention that sees less than the whole text."""
     reason = f"shorter than max_position_embeddings {length}, and attention here sees all"
+    window = _window(config, model_type)
+    if window is not None and window < length:
+        if "sliding_window" not in config.values:
+            reason = f"missing, which is {window} there: {reason}; null where it has none"
+            raise ConfigError(f"{config.where}: sliding_window {reason}")
+        raise config.refused("sliding_window", reason)
+    layers = config.get("layer_types", list, default=[])
+    others = [kind for kind in layers if kind not in ("full_attention", "sliding_attention")]
+    if others:
+        raise config.refused("layer_types", "must be full_attention")
+
+
+def _window(config: Fields, model_type: str) -> int | None:
+    """Tokens that attention sees in some layer; None: all."""
     layers = config.get("layer_types", list, default=[])
     # Mistral has it in each layer, whatever layer_types says. Qwen's is that of
     # use_sliding_window where there are no layer_types.
@@ -87,15 +101,8 @@ def _refuse_window(config: Fields, model_type: str, length: int) -> None:
     )
     is_named = "sliding_window" in config.values
     usual = None if is_named else _USUAL_WINDOWS.get(model_type)
-    window = config.get("sliding_window", int, default=usual)
-    if is_used and window is not None and window < length:
-        if not is_named:
-            reason = f"missing, which is {window} there: {reason}; null where it has none"
-            raise ConfigError(f"{config.where}: sliding_window {reason}")
-        raise config.refused("sliding_window", reason)
-    others = [kind for kind in layers if kind not in ("full_attention", "sliding_attention")]
-    if others:
-        raise config.refused("layer_types", "must be full_attention")
+    window: int | None = config.get("sliding_window", int, default=usual)
+    return window if is_used else None
 
 
 def _rope(config: Fields, length: int) -> tuple[float, RopeScaling]:
@@ -164,6 +171,11 @@ def settings_of(model: ModelConfig, length: int, before: dict[str, Any]) -> dict
     if model_type == "mistral":
         # Where the library would take 4096.
         settings.setdefault("sliding_window", None)
+    window = _window(Fields(settings, "config.json"), model_type)
+    if window is not None and window < length:
+        # It was as long as the texts before the model was trained on longer ones.
+        settings |= {"sliding_window": None, "use_sliding_window": False}
+        settings.pop("layer_types", None)
     return settings
 
 

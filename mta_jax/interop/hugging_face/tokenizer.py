@@ -4,21 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mta_jax.interop.checkpoint import TokenizerFiles
+from mta_jax.interop.companions import TOKENIZER_FILES, TOKENIZER_JSON, companions
 from mta_jax.interop.fields import Fields
-
-TOKENIZER_JSON = "tokenizer.json"
-
-_FILES = (TOKENIZER_JSON, "tokenizer.model")
-_OTHERS = (
-    *_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def tokenizer_files(folder: Path, config: Fields) -> TokenizerFiles | None:
@@ -28,17 +15,11 @@ def tokenizer_files(folder: Path, config: Fields) -> TokenizerFiles | None:
       folder: the folder.
       config: its config.json.
     """
-    found = [folder / name for name in _FILES if (folder / name).is_file()]
+    found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not found:
         return None
     begin, end = _ends(folder, config) if found[0].suffix == ".json" else (None, None)
     return TokenizerFiles(str(found[0]), begin, end, companions(folder, found[0]))
-
-
-def companions(folder: Path, file: Path) -> tuple[Path, ...]:
-    """Files that `transformers` needs beside that of a tokenizer."""
-    paths = [folder / name for name in _OTHERS]
-    return tuple(path for path in paths if path.is_file() and path != file)
 
 
 def _ends(folder: Path, config: Fields) -> tuple[str | None, str | None]:

@@ -218,6 +218,9 @@ def settings_of(
     if kinds == {"talking_heads"}:
         mta = dataclasses.replace(mta, pre_head_kernel_size="all", post_head_kernel_size="all")
     kept = {name: before[name] for name in (*_WITHOUT_EFFECT, "sliding_window") if name in before}
+    if (kept.get("sliding_window") or length) < length:
+        # It was as long as the texts before the model was trained on longer ones.
+        kept["sliding_window"] = None
     section = kept | {
         "dim": model.embed_dim,
         "n_layers": model.num_layers,

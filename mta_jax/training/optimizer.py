@@ -9,7 +9,7 @@ from mta_jax.models.parts import MIXING, part_of
 from mta_jax.training.config import OptimizerConfig
 
 # Parts that are no matrices that a decay makes simpler: mixing kernels start as identities,
-# norms at one, and lambdas and gates are scalars.
+# norms at one, and lambdas and gates are scalars. Biases of projections are none either.
 _NOT_DECAYED = (*MIXING, "norms")
 
 
@@ -30,7 +30,10 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
 def is_decayed(params: Any) -> Any:
     """True for each parameter that weight decay acts on by default."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: part_of([entry.key for entry in path]) not in _NOT_DECAYED, params
+        lambda path, _: (
+            part_of([entry.key for entry in path]) not in _NOT_DECAYED and path[-1].key != "bias"
+        ),
+        params,
     )
 
 

@@ -80,6 +80,24 @@ def test_kinds_of_attention_are_told_by_the_options(tmp_path):
     assert set(kinds.values()) == {"mta"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_parameters_and_files_of_the_older_format_are_read(is_archive, dtype, tmp_path):
+    tensors = paper_code.save("mta", tmp_path, dtype)
+    expected = lingua.read(tmp_path)
+    parameters = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
+    torch.save(
+        {"model": parameters},
+        tmp_path / "consolidated.pth",
+        _use_new_zipfile_serialization=is_archive,
+    )
+    found = lingua.read(tmp_path)
+    assert found.origin == expected.origin
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+
+
 class Touch:
     """A pickle that makes a file when it is loaded."""
 
@@ -90,7 +108,14 @@ class Touch:
         return pathlib.Path.touch, (pathlib.Path(self.path),)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(content)])
+def save_as_before(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [torch.save, save_as_before, lambda content, path: path.write_bytes(pickle.dumps(content))],
+)
 def test_a_file_that_holds_code_runs_nothing_and_gets_a_line(save, tmp_path):
     paper_code.save("transformer", tmp_path)
     evidence = tmp_path / "evidence"
@@ -99,7 +124,7 @@ def test_a_file_that_holds_code_runs_nothing_and_gets_a_line(save, tmp_path):
     pickle.loads(pickle.dumps(content))
     assert evidence.exists()
     evidence.unlink()
-    save(content if save is torch.save else pickle.dumps(content), tmp_path / "consolidated.pth")
+    save(content, tmp_path / "consolidated.pth")
     with pytest.raises(UserError) as raised:
         lingua.read(tmp_path)
     assert "consolidated.pth: " in str(raised.value)

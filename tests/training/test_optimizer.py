@@ -64,6 +64,14 @@ def test_norms_of_queries_and_keys_do_not_decay_and_low_rank_terms_do():
     assert attention["query_proj"] == {"dot_general": {"lora_a": True, "lora_b": True}}
 
 
+def test_biases_of_projections_do_not_decay():
+    config = toy_config()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, qkv_bias=True))
+    attention = is_decayed(make_program(config).abstract_state["params"])["layers"][0]["attention"]
+    for name in ("query_proj", "key_proj", "value_proj"):
+        assert attention[name] == {"kernel": True, "bias": False}
+
+
 @pytest.mark.parametrize("decay_all", [False, True])
 def test_decay_of_the_kernels_is_a_choice(decay_all):
     config = OptimizerConfig(

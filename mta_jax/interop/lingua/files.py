@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def torch(needed_by: str) -> Any:
 
 
 class TorchFile:
-    """The tensors of a model in a .pth file, mapped into memory.
+    """The tensors of a model in a .pth file, mapped into memory where its format allows it.
 
     Args:
       path: the file.
@@ -45,8 +46,10 @@ class TorchFile:
     def __init__(self, path: Path):
         self.where = str(path)
         self._torch = torch(f"input {path}")
+        # Files from before PyTorch 1.6 are no archives, and cannot be mapped.
+        is_archive = zipfile.is_zipfile(path)
         try:
-            content = self._torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = self._torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         except (FileNotFoundError, PermissionError) as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         except pickle.UnpicklingError as error:
@@ -80,7 +83,7 @@ class TorchFile:
 
     def read(self, name: str) -> np.ndarray:
         """One of them."""
-        tensor = self._tensors[name].contiguous()
+        tensor = self._tensors[name].detach().contiguous()
         if self.dtype(name) == "bfloat16":
             # NumPy has no such dtype of its own.
             return tensor.view(self._torch.int16).numpy().view(DTYPES["bfloat16"])

@@ -66,6 +66,8 @@ MODELS: dict[str, dict[str, Any]] = {
             "query_kernel_size": 2,
             "key_kernel_size": 4,
             "pad_key": "left",
+            "init_method": "const",
+            "pre_sm_linear_head": True,
             "post_sm_linear_head": True,
             "group_norm": True,
             "layer_norm_rescale": True,
@@ -74,10 +76,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "right": {
         "mta": {
             "use_mta": True,
-            "query_kernel_size": None,
-            "after_sm_query_kernel_size": 2,
-            "after_sm_key_kernel_size": 2,
+            "query_kernel_size": 2,
+            "key_kernel_size": 2,
             "pad_key": "right",
+            "init_method": "const",
             "mta_layers": "0",
             "group_norm": True,
         },

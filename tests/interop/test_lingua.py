@@ -10,7 +10,7 @@ import pytest
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.interop import lingua
 from mta_jax.interop.fields import Fields
-from mta_jax.interop.lingua.settings import model_config, settings_of
+from mta_jax.interop.lingua.settings import is_linear_after, model_config, settings_of
 from mta_jax.interop.rotary import in_rope_layout
 from mta_jax.models import ModelConfig, MTAConfig
 from mta_jax.ops.rope import RopeScaling
@@ -224,6 +224,18 @@ def test_an_option_that_ours_has_not_is_refused_by_name(model, mta, message):
             {"mta": MTAConfig(pre_head_kernel_size=2)},
             "model.mta.pre_head_kernel_size 2: all heads mix before the softmax there",
         ),
+        (
+            {"mta": MTAConfig(key_padding="left")},
+            "model.mta.key_padding left: with post_kq_kernel_size it is both there",
+        ),
+        (
+            {
+                "mta": MTAConfig(
+                    key_padding="right", post_kq_kernel_size=None, post_head_kernel_size=2
+                )
+            },
+            "model.mta.key_padding right: with post_head_kernel_size 2 it is both there, unless",
+        ),
         ({"mta": MTAConfig(kq_layers=[])}, "model.mta.kq_layers []: name a layer there"),
         ({"embed_dim": 10, "head_dim": 4}, "model.num_heads 4: must divide embed_dim 10 there"),
     ],
@@ -241,6 +253,44 @@ def test_any_width_of_the_feed_forward_block_comes_back(mlp_dim):
     again = model_config(Fields({"model": section}, "params.json")).model
     assert again.mlp_size == model.mlp_size
     assert again.mta == model.mta
+
+
+KQ_BEFORE = {"post_kq_kernel_size": None, "pre_kq_kernel_size": (2, 3)}
+
+
+@pytest.mark.parametrize("kernel_init", ["identity", "constant", "normal", "zero"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"post_head_kernel_size": 2},
+        {"pre_head_kernel_size": None},
+        KQ_BEFORE | {"key_padding": "left"},
+        KQ_BEFORE | {"key_padding": "right", "post_head_kernel_size": None},
+        {"pre_kq_kernel_size": None, "post_kq_kernel_size": None, "key_padding": "left"},
+    ],
+)
+@pytest.mark.parametrize("before", [{}, {"post_sm_linear_head": True}])
+def test_the_authors_constructor_accepts_what_is_written(before, changes, kernel_init):
+    model = ModelConfig(
+        vocab_size=9, num_heads=4, embed_dim=24, mta=MTAConfig(kernel_init=kernel_init, **changes)
+    )
+    linear = is_linear_after(model, before)
+    mta = settings_of(model, 64, is_linear_after=linear, before={})["mta"]
+    assert mta["init_method"] in ("identity", "const")
+    is_identity = mta["init_method"] == "identity"
+    has_kernel = mta["query_kernel_size"] is not None
+    assert mta["pad_key"] == "both" or not (is_identity and has_kernel)
+    assert is_identity or mta["head_kernel_size"] is None
+    if mta["after_sm_query_kernel_size"] is not None:
+        assert (mta["init_method"], mta["pad_key"]) == ("identity", "both")
+    assert mta["pre_sm_linear_head"] or not mta["post_sm_linear_head"]
+    section = settings_of(model, 64, is_linear_after=linear, before={})
+    again = model_config(Fields({"model": section}, "params.json")).model.mta
+    for name in ("pre_kq", "post_kq", "pre_head", "post_head"):
+        size = f"{name}_kernel_size"
+        assert getattr(again, size) == getattr(model.mta, size)
+    assert again.key_padding == model.mta.key_padding or not has_kernel
 
 
 def test_an_old_or_missing_pytorch_is_told(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from mta_jax.interop.checkpoint import Checkpoint, Origin, TokenizerFiles
 from mta_jax.interop.fields import Fields
 from mta_jax.interop.lingua.files import TorchFile, write_torch
 from mta_jax.interop.lingua.names import EMBEDDING, TIED_HEAD, table
-from mta_jax.interop.lingua.settings import model_config, settings_of
+from mta_jax.interop.lingua.settings import is_linear_after, model_config, settings_of
 from mta_jax.interop.names import parameter_shapes
 from mta_jax.interop.rotary import in_rope_layout
 from mta_jax.interop.tensors import (
@@ -96,8 +96,7 @@ def describe(checkpoint: Checkpoint, dtype: str | None) -> dict[str, Any]:
 
 def _is_linear_after(checkpoint: Checkpoint) -> bool:
     before = checkpoint.settings_of("lingua").get("model", {}).get("mta") or {}
-    is_whole = checkpoint.model.mta.post_head_kernel_size in ("all", checkpoint.model.num_heads)
-    return bool(before.get("post_sm_linear_head")) and is_whole
+    return is_linear_after(checkpoint.model, before)
 
 
 def _tokenizer_section(tokenizer: TokenizerFiles) -> dict[str, Any]:

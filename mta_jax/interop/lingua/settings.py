@@ -268,15 +268,45 @@ def _refuse_ours(model: ModelConfig, kinds: set[AttentionKind]) -> None:
             f"mta.pre_head_kernel_size {mta.pre_head_kernel_size}",
             "all heads mix before the softmax there",
         )
+    if mta.key_padding != "both" and mta.post_kq_kernel_size is not None:
+        refuse(f"mta.key_padding {mta.key_padding}", "with post_kq_kernel_size it is both there")
+    if _begins_constant(mta) and mta.post_head_kernel_size is not None and not _mixes_all(model):
+        refuse(
+            f"mta.key_padding {mta.key_padding}",
+            f"with post_head_kernel_size {mta.post_head_kernel_size} it is both there, unless all "
+            "heads mix before the softmax and after it",
+        )
     if mta.kq_layers == []:
         refuse("mta.kq_layers []", "name a layer there, or set the sizes of the kernels to null")
+
+
+def is_linear_after(model: ModelConfig, before: Mapping[str, Any]) -> bool:
+    """Whether heads are to be mixed by ``wposm`` after the softmax, and not by ``head_kernel``.
+
+    Args:
+      model: the model.
+      before: the mta section that it came from; empty where it is from elsewhere.
+    """
+    # Their constructor takes wposm beside wpsm only, and head_kernel with identities only.
+    return _mixes_all(model) and (
+        bool(before.get("post_sm_linear_head")) or _begins_constant(model.mta)
+    )
+
+
+def _mixes_all(model: ModelConfig) -> bool:
+    sizes = (model.mta.pre_head_kernel_size, model.mta.post_head_kernel_size)
+    return all(size in ("all", model.num_heads) for size in sizes)
+
+
+def _begins_constant(mta: MTAConfig) -> bool:
+    """Whether the kernels cannot begin as identities there, which ask for keys on both sides."""
+    return mta.pre_kq_kernel_size is not None and mta.key_padding != "both"
 
 
 def _mta_section(mta: MTAConfig, num_heads: int, *, is_linear_after: bool) -> dict[str, Any]:
     before, after = mta.pre_kq_kernel_size or (None, None), mta.post_kq_kernel_size or (None, None)
     heads_after = num_heads if mta.post_head_kernel_size == "all" else mta.post_head_kernel_size
     mixes = (mta.pre_kq_kernel_size, mta.post_kq_kernel_size, mta.pre_head_kernel_size, heads_after)
-    inits = {ours: theirs for theirs, ours in _INITS.items()}
     layers = None if mta.kq_layers is None else ",".join(map(str, mta.kq_layers))
     return {
         "use_mta": any(size is not None for size in mixes),
@@ -288,9 +318,9 @@ def _mta_section(mta: MTAConfig, num_heads: int, *, is_linear_after: bool) -> di
         "post_sm_linear_head": is_linear_after,
         "head_kernel_size": None if is_linear_after else heads_after,
         "mta_layers": layers,
-        "pad_key": mta.key_padding,
-        # Trained weights do not depend on it.
-        "init_method": inits.get(mta.kernel_init, "identity"),
+        "pad_key": mta.key_padding if _begins_constant(mta) else "both",
+        # Trained weights do not depend on it, but their constructor takes one of these only.
+        "init_method": "const" if _begins_constant(mta) else "identity",
         "group_norm": mta.group_norm is not None,
         "layer_norm_rescale": mta.group_norm == "depth",
         "add_gating": mta.group_norm == "gate",

@@ -46,42 +46,76 @@ def check_new_folder(folder: Path, setting: str) -> None:
       setting: that names it, for messages.
 
     Raises:
-      ConfigError: where something is there already.
+      ConfigError: where something is there already, or on the way to it.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            raise ConfigError(f"{setting} {folder}: exists already; choose a new or empty folder")
         return
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{setting} {folder}: exists already; choose a new or empty folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{setting} {folder}: {above} is no folder")
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path, setting: str) -> Iterator[Path]:
-    """A folder to write to, which gets its name when all is written.
+    """A folder to write to, whose content is where it belongs when all is written.
 
     Args:
-      folder: what it is to be called.
+      folder: what it is to be called. An empty one that exists stays the one that it is: it may
+        be a link, a mounted disk, or the folder that the process works in.
       setting: that names it, for messages.
 
     Yields:
-      A new folder beside it. It is removed where writing fails.
+      A new folder beside it, or in it where it exists. It is removed where writing fails, and
+      so are the folders above it that were missing.
 
     Raises:
       ConfigError: where something is there already.
       UserError: where it cannot be written.
     """
     check_new_folder(folder, setting)
-    temporary = folder.absolute().with_name(f"{folder.absolute().name}.{os.getpid()}{TEMPORARY}")
+    path = folder.absolute()
+    name = f"{path.name}.{os.getpid()}{TEMPORARY}"
+    is_there = path.is_dir()
+    temporary = path / name if is_there else path.with_name(name)
+    # From the innermost on.
+    missing = [parent for parent in temporary.parents if not parent.exists()]
+    is_written = False
     try:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            temporary.replace(folder)
+            if is_there:
+                _move_content(temporary, path)
+            else:
+                temporary.replace(path)
+            is_written = True
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            for parent in () if is_written else missing:
+                # Another process may have put something there.
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
     except OSError as error:
         raise UserError(
             f"{setting} {folder}: cannot be written ({error.strerror or error})"
         ) from None
+
+
+def _move_content(source: Path, target: Path) -> None:
+    """Moves all that a folder holds into another one on the same disk, or nothing."""
+    moved = []
+    try:
+        for entry in sorted(source.iterdir()):
+            entry.rename(target / entry.name)
+            moved.append(entry)
+    except OSError:
+        for entry in moved:
+            (target / entry.name).rename(entry)
+        raise
 
 
 @contextlib.contextmanager

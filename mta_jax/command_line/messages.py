@@ -23,7 +23,19 @@ def one_line(message: str, config_class: type) -> str:
     value = re.search(r"(?:Given|Got) value:[^\S\n]*(.*)", message)
     if key and value and key[1] in (types := _field_types(config_class)):
         return f"{key[1]} {spell_value(value[1])}: expected {spell_type(types[key[1]])}"
-    return " ".join(message.split())
+    return _named_here(" ".join(message.split()), config_class)
+
+
+def _named_here(message: str, config_class: type) -> str:
+    """A message that begins with a setting, by the name that it has among these settings.
+
+    A section that checks itself names its fields as they are in the settings of a run.
+    """
+    types, rest = _field_types(config_class), message
+    while (found := re.match(r"([a-z_]+)\.[\w.]+", rest)) and found[0] not in types:
+        rest = rest.removeprefix(f"{found[1]}.")
+    found = re.match(r"[\w.]+\.\w+", rest)
+    return rest if found and found[0] in types else message
 
 
 def unknown_setting(name: str, config_class: Any) -> str:

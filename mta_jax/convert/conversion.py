@@ -19,6 +19,9 @@ _READERS: dict[Format, Callable[..., Checkpoint]] = {
     "lingua": lingua.read,
 }
 
+# Companions of a tokenizer that say for themselves how documents begin and end.
+_NAMING_TOKENS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
 
 def convert(config: ConvertConfig, *, dry_run: bool = False) -> list[str]:
     """Converts a model.
@@ -99,7 +102,21 @@ def _with_tokenizer(checkpoint: Checkpoint, config: ConvertConfig) -> Checkpoint
         )
     else:
         return checkpoint
-    return dataclasses.replace(checkpoint, tokenizer=tokenizer)
+    changed = {
+        "bos_token_id": config.tokenizer is not None or begin is not None,
+        "eos_token_id": config.tokenizer is not None or end is not None,
+    }
+    if tokenizer.spec == "letters" or not any(changed.values()):
+        return dataclasses.replace(checkpoint, tokenizer=tokenizer)
+    opened = tokenizer.open()
+    ids = {"bos_token_id": opened.bos_id, "eos_token_id": opened.eos_id}
+    origin, notes = checkpoint.origin, checkpoint.notes
+    if origin.format == "hugging_face":
+        named = {name: ids[name] for name, is_changed in changed.items() if is_changed}
+        origin = dataclasses.replace(origin, settings={**origin.settings, **named})
+    if kept := [path.name for path in tokenizer.others if path.name in _NAMING_TOKENS]:
+        notes = (*notes, f"{', '.join(kept)}: copied as it is, begin and end of a document too")
+    return dataclasses.replace(checkpoint, tokenizer=tokenizer, origin=origin, notes=notes)
 
 
 def _check(checkpoint: Checkpoint, config: ConvertConfig, output: Path) -> None:

@@ -26,7 +26,8 @@ def retrofitted(checkpoint: Checkpoint, mta: MTAConfig) -> Checkpoint:
     try:
         model = retrofitted_config(checkpoint.model, mta)
     except ValueError as error:
-        raise ConfigError(f"retrofit mta: {error}") from None
+        # The section stands by itself here.
+        raise ConfigError(f"retrofit mta: {str(error).removeprefix('model.')}") from None
     arrays = checkpoint.arrays
     if arrays is not None:
         _, params = retrofit(checkpoint.model, unflat(arrays, checkpoint.model), mta)

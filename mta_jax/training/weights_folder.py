@@ -1,6 +1,7 @@
 """Writes a folder of weights, which runs begin with; `training.saved_weights` reads it."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,13 @@ def write_weights(
     resolved = (
         with_tokenizer(config, str(home.absolute() / spec)) if _is_own(folder, spec) else config
     )
+
+    def quoted(path: Path) -> str:
+        return shlex.quote(str(path))
+
     header = (
         "# Settings for a run that begins with these weights:\n"
-        f"#   python train.py --config {home}/{CONFIG_FILE} --init_from {home} \\\n"
+        f"#   python train.py --config {quoted(home / CONFIG_FILE)} --init_from {quoted(home)} \\\n"
         "#     --data.text.domains.NAME.train TEXT --run_dir RUN\n"
     )
     try:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shlex
 import shutil
 
 import jax
@@ -165,6 +166,17 @@ def test_the_context_of_converted_weights_is_that_of_the_model(llama, tmp_path, 
     assert load_model(tmp_path / "ours", context_length=9).context_length == 9
 
 
+def test_the_command_that_a_folder_of_weights_names_may_hold_spaces(tmp_path, capsys):
+    folder = models.save(models.build("llama-tied"), tmp_path / "llama")
+    home = tmp_path / "my weights"
+    arguments = ["--input", folder, "--output", home, "--tokenizer", "byte"]
+    assert run(capsys, *arguments)[0] == 0
+    lines = [line.lstrip("# ") for line in (home / "config.yaml").read_text().splitlines()[1:3]]
+    words = shlex.split(" ".join(line.removesuffix("\\") for line in lines))
+    assert words[words.index("--init_from") + 1] == str(home)
+    assert words[words.index("--config") + 1] == str(home / "config.yaml")
+
+
 def test_perplexity_is_that_of_a_moved_folder_too(ours, tmp_path):
     (tmp_path / "text.txt").write_text("one text and another text " * 20)
     moved = tmp_path / "moved"
@@ -221,6 +233,33 @@ def test_a_run_of_ours_becomes_a_model_of_the_library(tmp_path, capsys):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_named_begin_and_end_reach_the_config_of_the_library(llama, tmp_path, capsys):
+    ids = {"bos_token_id": 5, "eos_token_id": [7, 8]}
+    folder = tmp_path / "llama"
+    shutil.copytree(llama, folder)
+    models.edit(folder / "config.json", **ids)
+    tokenizer = load_tokenizer(str(llama / "tokenizer.json"))
+    begin, end = tokenizer.bos_id, tokenizer.eos_id
+    assert {begin, end}.isdisjoint({5, 7, 8})
+
+    def found(name, *arguments):
+        code, out, _ = run(capsys, *arguments, "--output", tmp_path / name)
+        assert code == 0
+        path = tmp_path / name / "config.json"
+        settings = json.loads(path.read_text()) if path.exists() else {}
+        return settings.get("bos_token_id"), settings.get("eos_token_id"), out
+
+    to = ["--to", "hugging_face"]
+    assert found("as-it-was", "--input", folder, *to)[:2] == (5, [7, 8])
+    *named, out = found("end", "--input", folder, "--eos_token", "<|eos|>", *to)
+    assert named == [5, end]
+    assert "tokenizer_config.json, generation_config.json: copied as it is, begin and end" in out
+    # By way of ours, and with another tokenizer.
+    found("ours", "--input", folder, "--bos_token", "<|eos|>")
+    assert found("back", "--input", tmp_path / "ours", *to)[:2] == (end, [7, 8])
+    assert found("byte", "--input", folder, "--tokenizer", "byte", *to)[:2] == (256, 257)
+
+
 def test_a_dry_run_checks_names_and_writes_nothing(llama, tmp_path, capsys):
     code, out, _ = run(capsys, "--input", llama, "--output", tmp_path / "new", "--dry_run")
     assert code == 0
@@ -264,6 +303,10 @@ def test_what_fails_leaves_nothing_behind(llama, tmp_path, capsys):
         (["--input", "nowhere"], "input nowhere: no such folder"),
         (["--tokenizer", "nowhere.json"], "data.text.tokenizer nowhere.json: no such file"),
         (["--bos_token", "<s>"], "bos_token '<s>': must be one of its special tokens"),
+        (
+            ["--retrofit", "mta", "--mta.kq_layers", "[9]"],
+            "retrofit mta: mta.kq_layers names layer 9: must be in 0..1",
+        ),
         (["--to", "lingua"], "model.rope_scaling.kind llama3: the paper's code has none"),
     ],
 )
@@ -285,6 +328,10 @@ def test_inputs_that_cannot_be_meant_are_refused(ours, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--input", "a", "--output", "b", "--dtype", "float16"])
     assert "dtype float16: weights of ours are float32" in capsys.readouterr().err
+    arguments = ["--input", "a", "--output", "b", "--retrofit", "mta"]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--mta.pre_kq_kernel_size", "[2, 2]"])
+    assert "error: mta.pre_kq_kernel_size [2, 2]: with key_padding" in capsys.readouterr().err
 
 
 def test_a_model_without_a_tokenizer_needs_one_named(tmp_path, capsys):

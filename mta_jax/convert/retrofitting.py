@@ -26,8 +26,9 @@ def retrofitted(checkpoint: Checkpoint, mta: MTAConfig) -> Checkpoint:
     try:
         model = retrofitted_config(checkpoint.model, mta)
     except ValueError as error:
-        # The section stands by itself here.
-        raise ConfigError(f"retrofit mta: {str(error).removeprefix('model.')}") from None
+        # Its settings are those of --mta here.
+        line = str(error).replace("model.mta.", "mta.", 1)
+        raise ConfigError(f"retrofit mta: {line}") from None
     arrays = checkpoint.arrays
     if arrays is not None:
         _, params = retrofit(checkpoint.model, unflat(arrays, checkpoint.model), mta)

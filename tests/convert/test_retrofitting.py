@@ -91,7 +91,7 @@ def test_what_cannot_be_retrofitted_is_said_in_a_line(ours, llama, tmp_path, cap
         capsys, "--input", llama, *arguments, *RETROFIT, "--mta.pre_head_kernel_size", "3"
     )
     assert code == 2
-    assert "retrofit mta: model.mta.pre_head_kernel_size 3: must divide num_heads 4\n" in error
+    assert "retrofit mta: mta.pre_head_kernel_size 3: must divide num_heads 4\n" in error
     with pytest.raises(SystemExit):
         run(capsys, "--input", llama, *arguments, *SMALL)
     assert "mta: has no effect without --retrofit mta\n" in capsys.readouterr().err

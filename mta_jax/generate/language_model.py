@@ -182,7 +182,8 @@ def load_model(
     Args:
       checkpoint: a run folder, whose newest checkpoint is taken, RUN/checkpoints/STEP, or a
         folder of weights.
-      context_length: most tokens of a text with its prompt; None: as in training.
+      context_length: most tokens of a text with its prompt; None: as in training, or as a converted
+        model was made for.
       setting: that names the checkpoint, for messages.
 
     Raises:

@@ -19,6 +19,11 @@ Finish = Literal["end", "stop", "length"]
 tokens as were asked for."""
 
 
+# Attention to room of this many tokens that are not there yet costs less than compiling the
+# program for every size on the way to it.
+_ROOM = 1024
+
+
 @dataclasses.dataclass(frozen=True)
 class Continuation:
     """What was written after one prompt.
@@ -58,10 +63,11 @@ class Limits:
     """How much is computed at once, and how far attention reaches."""
 
     chunk: int = 512
-    """Prompt tokens of a sequence that are read at once."""
+    """Prompt tokens of a sequence that are read at once; fewer take less memory."""
 
     block: int = 16
-    """Tokens of a sequence that are written between two looks at them."""
+    """Tokens of a sequence that are written before they are shown and looked at for stop strings;
+    fewer show text sooner, more write it faster."""
 
     window: int | None = None
     """Tokens that attention sees, older ones are forgotten; null: all."""
@@ -131,7 +137,7 @@ class Decoder:
             max_new_tokens = [max_new_tokens] * len(prompts)
         _check(prompts, max_new_tokens, num_samples, keys)
         settings = sampling.settings
-        logits, cache = self._read(prompts)
+        logits, cache = self._read(prompts, max(max_new_tokens))
         seen = _seen(prompts, logits.shape[-1]) if "repetition_penalty" in settings else None
         if num_samples > 1:
             logits, cache, seen = jax.tree.map(
@@ -149,8 +155,8 @@ class Decoder:
         self._write(rows, written, settings, watch)
         return [row.so_far for row in rows]
 
-    def _read(self, prompts: Sequence[np.ndarray]) -> tuple[Array, Any]:
-        """Logits after each prompt, and the cache of the prompts."""
+    def _read(self, prompts: Sequence[np.ndarray], most: int) -> tuple[Array, Any]:
+        """Logits after each prompt, and the cache of them, with room for new tokens."""
         lengths = np.array([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
         window = self.limits.window
@@ -162,7 +168,8 @@ class Decoder:
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = prompt
 
-        capacity = bucket(chunk if window is not None else num_chunks * chunk)
+        room = min(longest + most, _ROOM)
+        capacity = bucket(chunk if window is not None else max(num_chunks * chunk, room))
         cache = logits = None
         for start in range(0, num_chunks * chunk, chunk):
             counts = np.clip(lengths - start, 0, chunk)

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from mta_jax.inference import Decoder, Limits, Sampling, decoding, rows_without_padding
+from mta_jax.inference import decoder as decoder_module
 from mta_jax.inference.decoding import bucket
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from tests.layers.tools import drawn
@@ -157,7 +158,8 @@ def test_padding_of_a_batch_may_be_on_either_side(greedy):
         rows_without_padding(tokens, is_token)
 
 
-def test_long_texts_outgrow_the_cache_and_stay_the_same():
+def test_long_texts_outgrow_the_cache_and_stay_the_same(monkeypatch):
+    monkeypatch.setattr(decoder_module, "_ROOM", 64)
     written = write(max_new_tokens=150).tokens
     buffer = np.concatenate([PROMPT, written])[None]
     likeliest = np.argmax(MODEL(jnp.asarray(buffer))[0], axis=-1)

@@ -188,6 +188,13 @@ def test_missing_and_unknown_tensors_are_all_listed(copy):
     )
 
 
+def test_end_tokens_that_ours_does_not_know_are_told(copy):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [1, 43]}))
+    (note,) = hugging_face.read(copy).notes
+    assert note.startswith("eos_token_id [1, 43]: a text ends with the tokenizer's end token only")
+
+
 def test_buffers_of_early_files_are_noted_and_a_tied_head_must_be_the_embedding(tmp_path):
     folder = models.save(models.build("llama-tied"), tmp_path / "tied")
     tensors = tensors_in(folder)
@@ -195,6 +202,7 @@ def test_buffers_of_early_files_are_noted_and_a_tied_head_must_be_the_embedding(
     buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
     write_safetensors(folder, tensors | {buffer: np.ones(3, np.float32)})
     assert hugging_face.read(folder).notes == (f"{buffer}: computed anew, not read",)
+
     write_safetensors(folder, tensors | {"lm_head.weight": tensors["lm_head.weight"] + 1})
     with pytest.raises(UserError, match=r"tensor lm_head.weight is another one than"):
         hugging_face.read(folder)

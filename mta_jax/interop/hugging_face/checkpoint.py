@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,26 @@ def read(folder: Path, *, with_arrays: bool = True) -> Checkpoint:
         length=length,
         tokenizer=tokenizer_files(folder, config),
         origin=Origin("hugging_face", dtype, others, config.values),
-        notes=tuple(f"{name}: computed anew, not read" for name in _buffers(tensors)),
+        notes=(
+            *(f"{name}: computed anew, not read" for name in _buffers(tensors)),
+            *_other_ends(config.values),
+        ),
     )
 
 
 def _buffers(tensors: SafetensorsFolder) -> list[str]:
     """Wavelengths of the rotary embedding, which early files hold."""
     return sorted(name for name in tensors.names() if name.endswith(".rotary_emb.inv_freq"))
+
+
+def _other_ends(settings: Mapping[str, Any]) -> list[str]:
+    """A line about end tokens besides the one of the tokenizer."""
+    ends = settings.get("eos_token_id")
+    if not isinstance(ends, list) or len(ends) < 2:
+        return []
+    return [
+        f"eos_token_id {ends}: a text ends with the tokenizer's end token only; name others by stop"
+    ]
 
 
 def _ignored(tensors: SafetensorsFolder, model: ModelConfig) -> list[str]:

@@ -47,7 +47,13 @@ class MultiTokenAttention(_MultiTokenAttention):
     """`mta_jax.layers.MultiTokenAttention`."""
 
     def __call__(self, *inputs: Array | None, nnx_method: Any = None, **options: Any) -> Array:
-        """As of the NNX module, without `rngs`."""
+        """As of the NNX module, without `rngs`.
+
+        Raises:
+          ValueError: for `decode`: the cache is the NNX module's.
+        """
+        if options.get("decode") or self.kwargs.get("decode"):
+            raise ValueError("decode: only the NNX module has a cache; use mta_jax.layers")
         options |= _dropout_of(self, nnx_method)
         return super().__call__(*inputs, nnx_method=nnx_method, **options)
 

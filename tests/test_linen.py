@@ -107,6 +107,13 @@ def linen_attention(**arguments) -> nn.MultiHeadDotProductAttention:
     return nn.MultiHeadDotProductAttention(num_heads=4, attention_fn=attention_fn, **arguments)
 
 
+@pytest.mark.parametrize(("constructor", "call"), [({"decode": True}, {}), ({}, {"decode": True})])
+def test_a_face_has_no_cache_and_says_so(constructor, call):
+    face = mta.MultiTokenAttention(num_heads=4, in_features=16, **constructor)
+    with pytest.raises(ValueError, match="decode: only the NNX module has a cache"):
+        face.init(jax.random.key(0), jnp.ones((1, 4, 16)), **call)
+
+
 def test_identity_kernels_leave_linen_attention_as_it_is():
     mixed, plain = linen_attention(), nn.MultiHeadDotProductAttention(num_heads=4)
     mask = nn.make_causal_mask(jnp.ones((2, 5)))

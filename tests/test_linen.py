@@ -109,7 +109,7 @@ def linen_attention(**arguments) -> nn.MultiHeadDotProductAttention:
 
 @pytest.mark.parametrize(("constructor", "call"), [({"decode": True}, {}), ({}, {"decode": True})])
 def test_a_face_has_no_cache_and_says_so(constructor, call):
-    face = mta.MultiTokenAttention(num_heads=4, in_features=16, **constructor)
+    face = faces.MultiTokenAttention(num_heads=4, in_features=16, **constructor)
     with pytest.raises(ValueError, match="decode: only the NNX module has a cache"):
         face.init(jax.random.key(0), jnp.ones((1, 4, 16)), **call)
 

@@ -12,7 +12,11 @@ KINDS = ["kill", "kill_in_save", "terminate", "disk_full"]
 
 
 @pytest.mark.parametrize(
-    ("asynchronous", "kinds"), [(True, KINDS), (False, ["kill", "kill_in_save"])]
+    ("asynchronous", "kinds"),
+    [
+        (True, KINDS),
+        pytest.param(False, ["kill", "kill_in_save"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_survives_one_fault_of_each_kind(tmp_path, capsys, asynchronous, kinds):
     file = tmp_path / "figures.json"

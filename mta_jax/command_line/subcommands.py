@@ -1,9 +1,23 @@
 """Programs that are several commands: `python -m PROGRAM COMMAND --setting value`."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 
 from mta_jax.errors import UserError
+
+
+def quiet_logs(*libraries: str) -> None:
+    """Shows warnings as bare lines, and nothing of libraries whose failures we tell ourselves.
+
+    Args:
+      libraries: names of their loggers, such as "absl", through which Orbax reports each
+        attempt to read.
+    """
+    # Some libraries install a handler of their own when they are imported.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    for name in libraries:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def run_subcommand(

@@ -6,11 +6,10 @@ if __name__ == "__main__":
     # Weights are only moved: an accelerator would have to hold them.
     os.environ["JAX_PLATFORMS"] = "cpu"
 
-import logging
 import sys
 
 from mta_jax.command_line import parse
-from mta_jax.command_line.subcommands import exit_code_of
+from mta_jax.command_line.subcommands import exit_code_of, quiet_logs
 from mta_jax.convert.config import ConvertConfig
 from mta_jax.convert.conversion import convert
 
@@ -19,9 +18,7 @@ _PROG = "mta_jax.convert"
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    # Orbax reports what it reads; what fails is the line of the error.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    quiet_logs("absl")
     config, dry_run = parse(
         ConvertConfig,
         arguments,

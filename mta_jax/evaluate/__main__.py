@@ -1,9 +1,8 @@
 """`python -m mta_jax.evaluate TASK`: runs one evaluation."""
 
-import logging
 import sys
 
-from mta_jax.command_line.subcommands import run_subcommand
+from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
 from mta_jax.evaluate import perplexity
 
 TASKS = {"perplexity": perplexity.main}
@@ -17,9 +16,7 @@ python -m mta_jax.evaluate TASK --help lists the settings. Tasks: {", ".join(TAS
 
 def main(arguments: list[str]) -> int:
     """Runs the task that the first argument names; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    # Orbax reports what it reads; what fails is the line of the error.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    quiet_logs("absl")
     return run_subcommand(arguments, TASKS, prog="mta_jax.evaluate", word="task", usage=USAGE)
 
 

@@ -1,14 +1,13 @@
 """`python -m mta_jax.generate --checkpoint RUN --prompt TEXT`: writes on from text."""
 
 import json
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from mta_jax.command_line import parse
 from mta_jax.command_line.live_line import LiveLine
-from mta_jax.command_line.subcommands import exit_code_of
+from mta_jax.command_line.subcommands import exit_code_of, quiet_logs
 from mta_jax.files import check_output, write_output
 from mta_jax.generate.clock import Clock
 from mta_jax.generate.config import GenerateConfig
@@ -20,9 +19,7 @@ _PROG = "mta_jax.generate"
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    # Orbax reports what it reads; what fails is the line of the error.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    quiet_logs("absl")
     config, _ = parse(
         GenerateConfig,
         arguments,

@@ -62,6 +62,7 @@ class _Stored:
 
     def _mapped(self: Stored, function: Callable[[Array, int], Array]) -> Stored:
         changes = {name: function(getattr(self, name), axis) for name, axis in self._axes.items()}
+        # Every class below is a dataclass, which a type of theirs cannot say.
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def _with_tokens(

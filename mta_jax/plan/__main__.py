@@ -8,14 +8,13 @@ from mta_jax.hardware.environment import ENVIRONMENT
 os.environ.update(ENVIRONMENT)
 
 import itertools
-import logging
 import sys
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 
 from mta_jax.command_line import parse
-from mta_jax.command_line.subcommands import exit_code_of
+from mta_jax.command_line.subcommands import exit_code_of, quiet_logs
 from mta_jax.errors import UserError
 from mta_jax.files import check_figures, write_figures
 from mta_jax.hardware.slices import chip_of, described_devices
@@ -30,7 +29,7 @@ from mta_jax.training.mesh import mesh_sizes
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns 0 where the run fits, 1 where it does not."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    quiet_logs()
     config, _ = parse(
         PlanConfig,
         arguments,

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jax
 
 from mta_jax.command_line import parse
+from mta_jax.command_line.subcommands import quiet_logs
 from mta_jax.errors import PreemptedError, UserError
 from mta_jax.parallel.processes import is_first, start
 from mta_jax.training.comparison import run
@@ -29,12 +30,8 @@ def main(arguments: list[str], *, prog: str, config: Path | None = None) -> int:
       prog: the program's name, for messages.
       config: settings to take where the command line names no file of them.
     """
-    # Some libraries install a handler of their own when they are imported.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    quiet_logs("absl", "asyncio")
     logging.getLogger("mta_jax").setLevel(logging.INFO)
-    # Orbax reports each failed attempt to read; ours is the line the user needs.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     names_config = any(argument.split("=")[0] == "--config" for argument in arguments)
     if config is not None and not names_config:
         arguments = ["--config", str(config), *arguments]

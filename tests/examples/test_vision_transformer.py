@@ -80,7 +80,10 @@ def test_training_lowers_the_loss():
 
 def test_every_patch_reaches_every_patch():
     model = Encoder(mta, mixing_init="normal", rngs=nnx.Rngs(0))
-    rows = lambda x: model.encode(x).sum((0, 2))  # noqa: E731
+
+    def rows(x):
+        return model.encode(x).sum((0, 2))
+
     gradient = jax.jit(jax.jacobian(rows))(normal(1, NUM_PATCHES, WIDTH))[:, 0]
     assert (abs(gradient).max(-1) > 0).all()
 
@@ -88,7 +91,10 @@ def test_every_patch_reaches_every_patch():
 def test_pictures_packed_into_one_row_stay_apart():
     model = Encoder(mta, mixing_init="normal", rngs=nnx.Rngs(0))
     segment_ids = jnp.array([[1] * 4 + [2] * 5])
-    rows = lambda x: model.encode(x, segment_ids=segment_ids).sum((0, 2))  # noqa: E731
+
+    def rows(x):
+        return model.encode(x, segment_ids=segment_ids).sum((0, 2))
+
     gradient = jax.jit(jax.jacobian(rows))(normal(1, NUM_PATCHES, WIDTH))[:, 0]
     same = segment_ids[0][:, None] == segment_ids[0][None, :]
     np.testing.assert_array_equal(abs(gradient).max(-1) > 0, same)

@@ -1,28 +1,19 @@
 """Writing compiles for a TPU, none of which is needed."""
 
-import os
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mta_jax.inference import decoding
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from mta_jax.ops.target import targeting
 from tests.layers.tools import unchecked_types
+from tests.tpu_compiler import one_tpu
 
 # The TPU compiler, which comes with the extra `tpu`.
 pytest.importorskip("libtpu")
 pytestmark = pytest.mark.aot
-
-# No cloud machine to ask about itself, and no device that a second process could take.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
 
 CONFIG = ModelConfig(
     vocab_size=512,
@@ -38,8 +29,7 @@ CAPACITY = 512
 
 
 def test_the_loop_over_tokens_keeps_one_cache_in_memory():
-    device = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
-    sharding = NamedSharding(Mesh(np.array([device]), ("x",)), PartitionSpec())
+    device, sharding = one_tpu("v5e")
     model = nnx.eval_shape(lambda: Transformer(CONFIG, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
 

@@ -7,17 +7,9 @@ import pytest
 from flax import nnx
 
 from mta_jax.layers import MultiTokenAttention
-from tests.layers.tools import drawn, normal, unchecked_types, value
+from tests.layers.tools import PLAIN, drawn, normal, unchecked_types, value
 from tests.ops import numpy_oracle
 
-PLAIN = {
-    "pre_kq_kernel_size": None,
-    "pre_head_kernel_size": None,
-    "post_kq_kernel_size": None,
-    "post_head_kernel_size": None,
-    "group_norm": None,
-    "rope_theta": None,
-}
 DROPPING = PLAIN | {"dropout_rate": 0.5, "keep_rngs": False}
 SMALL = {
     "num_kv_heads": 2,

@@ -75,7 +75,10 @@ def test_flax_attention_applies_the_kernels():
 
 def test_kernels_are_parameters_of_the_module_and_get_gradients():
     mixed = flax_attention(function())
-    loss = lambda module: (module(X, mask=CAUSAL) ** 2).sum()  # noqa: E731
+
+    def loss(module):
+        return (module(X, mask=CAUSAL) ** 2).sum()
+
     gradients = nnx.jit(nnx.grad(loss))(mixed)
     # In Flax's tree mode they come as a module.
     state = nnx.state(gradients) if isinstance(gradients, nnx.Module) else gradients
@@ -119,7 +122,10 @@ def test_dropout_is_that_of_the_op():
 
 def test_weights_are_sown_into_the_module_of_flax():
     mixed = flax_attention(function())
-    call = lambda module: module(X, mask=CAUSAL, sow_weights=True)  # noqa: E731
+
+    def call(module):
+        return module(X, mask=CAUSAL, sow_weights=True)
+
     _, intermediates = nnx.capture(call, nnx.Intermediate)(mixed)
     (weights,) = intermediates["attention_weights"]
     heads = jnp.einsum("BNTS,BSNH->BTNH", weights, mixed.value(X))

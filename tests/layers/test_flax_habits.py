@@ -10,19 +10,12 @@ import pytest
 from flax import nnx
 
 from mta_jax.layers import MultiTokenAttention
-from tests.layers.tools import drawn, normal, unchecked_types
+from tests.layers.tools import PLAIN, drawn, normal, unchecked_types
 
-PLAIN = {
-    "pre_kq_kernel_size": None,
-    "pre_head_kernel_size": None,
-    "post_kq_kernel_size": None,
-    "post_head_kernel_size": None,
-    "group_norm": None,
-    "rope_theta": None,
-    "implementation": "xla",
-}
 # Of the implementations, the one that compiles fastest.
-SMALL = {"pre_kq_kernel_size": (2, 3), "post_kq_kernel_size": (2, 3), "implementation": "xla"}
+FAST = {"implementation": "xla"}
+PLAINLY = PLAIN | FAST
+SMALL = {"pre_kq_kernel_size": (2, 3), "post_kq_kernel_size": (2, 3)} | FAST
 NAMES = {"query": "query_proj", "key": "key_proj", "value": "value_proj", "out": "out_proj"}
 NORMS = {"query_ln": "query_norm", "key_ln": "key_norm"}
 REFUSED = {"qkv_dot_general", "out_dot_general", "qkv_dot_general_cls", "out_dot_general_cls"}
@@ -64,7 +57,7 @@ def test_constructor_has_the_arguments_of_flax_in_their_order():
 )
 def test_the_same_arguments_build_what_flax_builds(positional, arguments):
     arguments = {"use_bias": False} | arguments
-    ours = drawn(lambda: MultiTokenAttention(*positional, **arguments, **PLAIN, rngs=nnx.Rngs(0)))
+    ours = drawn(lambda: MultiTokenAttention(*positional, **arguments, **PLAINLY, rngs=nnx.Rngs(0)))
     names = NAMES | (NORMS if arguments.get("normalize_qk") else {})
     theirs = flax_twin(ours, *positional, names=names, **arguments)
     q = normal(2, 5, 8, seed=1)
@@ -97,7 +90,7 @@ def test_initialisers_and_metadata_reach_the_parameters_that_flax_gives_them():
         "query_ln_scale_metadata": {"of": "query_scale"},
         "key_ln_scale_metadata": {"of": "key_scale"},
     }
-    ours = MultiTokenAttention(2, 4, **options, **PLAIN, rngs=nnx.Rngs(0))
+    ours = MultiTokenAttention(2, 4, **options, **PLAINLY, rngs=nnx.Rngs(0))
     for projection in (ours.query_proj, ours.key_proj, ours.value_proj):
         assert (projection.kernel[...] == 1).all()
         assert (projection.bias[...] != 0).all()
@@ -107,7 +100,7 @@ def test_initialisers_and_metadata_reach_the_parameters_that_flax_gives_them():
     assert (ours.out_proj.kernel.of, ours.out_proj.bias.of) == ("out_kernel", "out_bias")
     assert (ours.query_norm.scale.of, ours.key_norm.scale.of) == ("query_scale", "key_scale")
     del options["out_kernel_init"], options["out_bias_init"]
-    again = MultiTokenAttention(2, 4, **options | {"bias_init": zeros}, **PLAIN, rngs=nnx.Rngs(0))
+    again = MultiTokenAttention(2, 4, **options | {"bias_init": zeros}, **PLAINLY, rngs=nnx.Rngs(0))
     assert (again.out_proj.kernel[...] == 1).all()
     assert (again.out_proj.bias[...] == 0).all()
 
@@ -117,7 +110,7 @@ def test_dtypes_are_promoted_by_the_functions_given():
         return tuple(None if array is None else array.astype(jnp.float16) for array in arrays)
 
     attention = MultiTokenAttention(
-        2, 4, **PLAIN, out_promote_dtype=to_half, precision="highest", rngs=nnx.Rngs(0)
+        2, 4, **PLAINLY, out_promote_dtype=to_half, precision="highest", rngs=nnx.Rngs(0)
     )
     assert attention(jnp.ones((1, 3, 4))).dtype == jnp.float16
 
@@ -159,7 +152,7 @@ def test_masks_and_ids_may_be_shared_by_the_batch():
 
 @pytest.mark.parametrize("shape", [(5, 5), (2, 5, 5), (3, 1, 5, 5), (1, 1, 1, 5, 5)])
 def test_masks_of_other_batches_are_refused(shape):
-    attention = drawn(lambda: MultiTokenAttention(4, 8, **PLAIN, rngs=nnx.Rngs(0)))
+    attention = drawn(lambda: MultiTokenAttention(4, 8, **PLAINLY, rngs=nnx.Rngs(0)))
     message = re.escape(f"mask has shape {shape}: expected batch axes (2,)")
     with unchecked_types(), pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: attention(normal(2, 5, 8), mask=jnp.ones(shape, bool)))
@@ -167,17 +160,17 @@ def test_masks_of_other_batches_are_refused(shape):
 
 def test_kept_rngs_drive_dropout_and_move_on():
     attention = MultiTokenAttention(
-        2, 4, **PLAIN, dropout_rate=0.5, deterministic=False, rngs=nnx.Rngs(0, dropout=1)
+        2, 4, **PLAINLY, dropout_rate=0.5, deterministic=False, rngs=nnx.Rngs(0, dropout=1)
     )
     call = nnx.jit(lambda attention: attention(normal(2, 3, 4)))
     first, second = call(attention), call(attention)
     assert (first != second).any()
     again = MultiTokenAttention(
-        2, 4, **PLAIN, dropout_rate=0.5, deterministic=False, rngs=nnx.Rngs(0, dropout=1)
+        2, 4, **PLAINLY, dropout_rate=0.5, deterministic=False, rngs=nnx.Rngs(0, dropout=1)
     )
     np.testing.assert_array_equal(call(again), first)
     alone = MultiTokenAttention(
-        2, 4, **PLAIN, dropout_rate=0.5, keep_rngs=False, rngs=nnx.Rngs(0, dropout=1)
+        2, 4, **PLAINLY, dropout_rate=0.5, keep_rngs=False, rngs=nnx.Rngs(0, dropout=1)
     )
     assert alone.rngs is None
     out = alone(normal(2, 3, 4), deterministic=False, rngs=jax.random.key(3))
@@ -185,7 +178,7 @@ def test_kept_rngs_drive_dropout_and_move_on():
 
 
 def test_dropout_that_nobody_decided_on_is_refused():
-    attention = MultiTokenAttention(2, 4, **PLAIN, dropout_rate=0.5, rngs=nnx.Rngs(0))
+    attention = MultiTokenAttention(2, 4, **PLAINLY, dropout_rate=0.5, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="with deterministic None: say True or False"):
         attention(normal(2, 3, 4))
     assert attention(normal(2, 3, 4), deterministic=True).shape == (2, 3, 4)
@@ -238,7 +231,7 @@ def test_deprecated_arguments_are_refused_by_name(name):
 
 def test_inputs_that_do_not_fit_are_refused():
     attention = drawn(
-        lambda: MultiTokenAttention(4, 8, in_kv_features=6, **PLAIN, rngs=nnx.Rngs(0))
+        lambda: MultiTokenAttention(4, 8, in_kv_features=6, **PLAINLY, rngs=nnx.Rngs(0))
     )
     q, kv = normal(2, 5, 8), normal(2, 7, 6)
     with unchecked_types(), pytest.raises(ValueError, match="inputs_v without inputs_k"):

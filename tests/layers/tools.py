@@ -10,6 +10,16 @@ import jaxtyping
 import numpy as np
 from flax import nnx
 
+PLAIN: dict[str, Any] = {
+    "pre_kq_kernel_size": None,
+    "pre_head_kernel_size": None,
+    "post_kq_kernel_size": None,
+    "post_head_kernel_size": None,
+    "group_norm": None,
+    "rope_theta": None,
+}
+"""Settings of `MultiTokenAttention` that make it ordinary attention."""
+
 
 def drawn(build: Callable[[], Any], *, seed: int = 0, scale: float = 0.4) -> Any:
     """A module whose parameters, mixing kernels and norms too, are random numbers.

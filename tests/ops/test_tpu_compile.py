@@ -4,28 +4,18 @@ Interpreting a kernel shows what it computes; this shows that the TPU compiler t
 its layouts and the memory it asks for.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.target import targeting
+from tests.tpu_compiler import TOPOLOGIES, one_tpu
 
 # The TPU compiler, which comes with the extra `tpu`.
 pytest.importorskip("libtpu")
 pytestmark = pytest.mark.aot
 
-# No cloud machine to ask about itself, and no device that a second process could take.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
-
-TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 HEADS = 4
 
 
@@ -43,9 +33,7 @@ def compile_gradients(
     implementation=None,
 ):
     """Compiles output and gradients for one TPU; kernels are the paper's by default."""
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[generation])
-    device = topology.devices[0]
-    sharding = NamedSharding(Mesh(np.array([device]), ("x",)), PartitionSpec())
+    device, sharding = one_tpu(generation)
 
     def array(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

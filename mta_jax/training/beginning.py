@@ -1,5 +1,6 @@
 """What a run begins with: random weights or those of another run, with or without new ones."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,11 +14,31 @@ from mta_jax.models.parts import changed_by_mixing, spell_paths
 from mta_jax.parallel.rules import constrain_state
 from mta_jax.training.partition import Params, together
 from mta_jax.training.same_model import allowed_differences
-from mta_jax.training.saved_weights import check_weights, describe_weights, read_weights
+from mta_jax.training.saved_weights import (
+    Description,
+    check_weights,
+    describe_weights,
+    read_weights,
+)
 from mta_jax.training.state import Program, State
 
 
-def check_beginning(program: Program, tokenizer: Tokenizer) -> None:
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What is known of a run before any weights are read.
+
+    Attributes:
+      new: names of the parameters that the weights which it begins with lack.
+      origin: what the run remembers of them, as plain values: their format and settings before
+        they were converted, the files that came along with their tokenizer, and the longest
+        text that they are made for. None for random weights.
+    """
+
+    new: list[tuple[Any, ...]]
+    origin: dict[str, Any] | None
+
+
+def check_beginning(program: Program, tokenizer: Tokenizer) -> Beginning:
     """Makes sure that a run can begin, without reading any weights.
 
     Raises:
@@ -26,25 +47,18 @@ def check_beginning(program: Program, tokenizer: Tokenizer) -> None:
     """
     config = program.config
     if config.init_from is not None:
-        check_weights(config.init_from, program, tokenizer, "init_from")
-    elif not config.finetune.trains_all:
+        described = describe_weights(config.init_from, "init_from")
+        new = check_weights(described, program, tokenizer, "init_from")
+        return Beginning(new, _origin_of(described))
+    if not config.finetune.trains_all:
         raise ConfigError(
             f"finetune.train {', '.join(config.finetune.parts)}: the other parameters would stay "
             "random; init_from must name weights to begin with"
         )
+    return Beginning([], None)
 
 
-def origin_of(program: Program) -> dict[str, Any] | None:
-    """What a run remembers of the model that it begins with, as plain values.
-
-    Its format and settings before it was converted, the files that came along with its tokenizer,
-    and the longest text that it is made for.
-    None for random weights.
-    """
-    location = program.config.init_from
-    if location is None:
-        return None
-    described = describe_weights(location, "init_from")
+def _origin_of(described: Description) -> dict[str, Any]:
     before = described.origin or {}
     return {
         "format": before.get("format", "native"),
@@ -54,22 +68,21 @@ def origin_of(program: Program) -> dict[str, Any] | None:
     }
 
 
-def begin(program: Program, mesh: Mesh, tokenizer: Tokenizer, name: str) -> State:
+def begin(program: Program, mesh: Mesh, new: list[tuple[Any, ...]], name: str) -> State:
     """The state before the first step, split over a mesh.
 
     Args:
       program: structure of the run.
       mesh: the devices; the current one.
-      tokenizer: of the run.
+      new: of its `Beginning`.
       name: what lines about the run call it.
 
     Raises:
-      UserError: where the weights to begin with cannot be read or do not fit.
+      UserError: where the weights to begin with cannot be read.
     """
     location = program.config.init_from
     if location is None:
         return jax.jit(lambda: constrain_state(program.initial_state()))()
-    new = check_weights(location, program, tokenizer, "init_from")
     saved = read_weights(location, "init_from", mesh=mesh)
     print(f"{name}: beginning with the weights of {saved.folder}")
     for line in allowed_differences(saved.program.config.model, program.config.model):

@@ -25,7 +25,7 @@ from mta_jax.parallel.preemption import Preemption
 from mta_jax.parallel.processes import gathered, is_first, on_first
 from mta_jax.parallel.rules import state_shardings, with_shardings
 from mta_jax.training import bad_step, run_folder
-from mta_jax.training.beginning import begin, check_beginning, origin_of
+from mta_jax.training.beginning import Beginning, begin, check_beginning
 from mta_jax.training.changed_data import change_of_data
 from mta_jax.training.checkpoint import Checkpoints
 from mta_jax.training.config import TrainConfig
@@ -93,18 +93,24 @@ def train(config: TrainConfig, folder: Path, *, name: str) -> Result:
     check_vocabulary(program, data.tokenizer)
     _check_held_out(data)
     check_trackers(config.track)
-    check_beginning(program, data.tokenizer)
+    beginning = check_beginning(program, data.tokenizer)
     with contextlib.ExitStack() as stack:
         on_first(lambda: run_folder.open_run_folder(folder, config))
         if jax.process_count() > 1:
             check_shared_folder(folder)
         on_first(lambda: stack.enter_context(run_folder.locked(folder)))
         stack.enter_context(on(mesh))
-        return _train(program, mesh, data, rows, folder, name)
+        return _train(program, beginning, mesh, data, rows, folder, name)
 
 
 def _train(
-    program: Program, mesh: Mesh, data: Data, rows: tuple[int, int], folder: Path, name: str
+    program: Program,
+    beginning: Beginning,
+    mesh: Mesh,
+    data: Data,
+    rows: tuple[int, int],
+    folder: Path,
+    name: str,
 ) -> Result:
     config = program.config
     if mesh.size > 1:
@@ -130,7 +136,7 @@ def _train(
             record_sizes = notes["record_sizes"]
             print(f"{name}: continuing from step {step} in {folder}")
         else:
-            step, state, record_sizes = 0, begin(program, mesh, data.tokenizer, name), None
+            step, state, record_sizes = 0, begin(program, mesh, beginning.new, name), None
             interval = Interval(step=0, position=joined(gathered(position.get_state())))
         try:
             with (
@@ -141,7 +147,16 @@ def _train(
                 if is_first():
                     records.follow(open_trackers(config.track, folder, plain(config)))
                 run = _Run(
-                    program, mesh, data, rows, folder, checkpoints, records, progress, preemption
+                    program,
+                    beginning.origin,
+                    mesh,
+                    data,
+                    rows,
+                    folder,
+                    checkpoints,
+                    records,
+                    progress,
+                    preemption,
                 )
                 state = run.steps(step, state, position, interval)
         finally:
@@ -238,6 +253,7 @@ class _Run:
     def __init__(
         self,
         program: Program,
+        origin: dict[str, Any] | None,
         mesh: Mesh,
         data: Data,
         rows: tuple[int, int],
@@ -249,6 +265,7 @@ class _Run:
     ):
         self._program = program
         self._config = program.config
+        self._origin = origin
         self._mesh = mesh
         self._data = data
         self._rows = rows
@@ -261,7 +278,6 @@ class _Run:
         self._eval_step = make_eval_step(program)
         self._kernel_distances = make_kernel_distances(program)
         self._gate_openness = make_gate_openness(program)
-        self._origin = origin_of(program)
         self._speed = Speed(program.config, mesh)
         self._shown: dict[str, float] = {}
 

@@ -166,24 +166,23 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def check_weights(
-    location: str, program: Program, tokenizer: Tokenizer, setting: str
+    described: Description, program: Program, tokenizer: Tokenizer, setting: str
 ) -> list[tuple[Any, ...]]:
     """Makes sure that another run can begin with saved weights, without reading them.
 
     Args:
-      location: as of `read_weights`.
+      described: the weights, by `describe_weights`.
       program: the other run.
       tokenizer: its tokenizer.
-      setting: that names the location, for messages.
+      setting: that names their location, for messages.
 
     Returns:
       Names of the parameters that the saved model lacks: none, or with `finetune.retrofit`
       some of those that ordinary attention lacks.
 
     Raises:
-      UserError: where there is no checkpoint, or its model or tokenizer is another one.
+      ConfigError: where their model or tokenizer is another one.
     """
-    described = describe_weights(location, setting)
     folder, saved = described.folder, described.program
     there, here = _shapes(saved), _shapes(program)
     new = [path for path in here if path not in there and is_mixing(path)]

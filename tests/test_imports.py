@@ -39,7 +39,16 @@ ALLOWED = {
     "convert": {"errors", "files", "command_line", "models", "data", "training", "interop"},
     "prepare": {"errors", "files", "command_line", "data"},
     "generate": {"errors", "files", "command_line", "data", "inference", "training"},
-    "evaluate": {"errors", "files", "command_line", "data", "training"},
+    "evaluate": {
+        "errors",
+        "files",
+        "command_line",
+        "viz",
+        "data",
+        "inference",
+        "training",
+        "generate",
+    },
     "plan": {
         "errors",
         "files",

@@ -10,9 +10,9 @@ class DomainConfig:
     """Text of one kind, whose perplexity is reported by itself.
 
     A location is a file, a folder, a glob (``**`` for any folders), ``hf:NAME?OPTIONS`` for
-    a Hugging Face data set, or ``python:code`` and ``python:docs``, which every Python
-    carries. Files are .txt and .md (one document each), .jsonl (also .gz, .zst), .parquet,
-    and .array_record as `python -m mta_jax.prepare` writes them.
+    a Hugging Face data set, or ``python:code``, ``python:docs`` and ``python:docstrings``, which
+    every Python carries. Files are .txt and .md (one document each), .jsonl (also .gz, .zst),
+    .parquet, and .array_record as `python -m mta_jax.prepare` writes them.
     """
 
     train: str | list[str]

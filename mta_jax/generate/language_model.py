@@ -12,7 +12,7 @@ from mta_jax.errors import ConfigError
 from mta_jax.generate.text_watch import TextWatch
 from mta_jax.inference import Decoder, Limits, Sampling
 from mta_jax.inference.decoder import Finish
-from mta_jax.training.saved_weights import check_tokenizer, read_weights
+from mta_jax.training.saved_weights import SavedWeights, check_tokenizer, read_weights
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -192,7 +192,19 @@ def load_model(
     """
     if context_length is not None and context_length < 1:
         raise ConfigError(f"context_length {context_length}: must be at least 1, or null")
-    saved = read_weights(checkpoint, setting)
+    return language_model_of(
+        read_weights(checkpoint, setting), context_length=context_length, setting=setting
+    )
+
+
+def language_model_of(
+    saved: SavedWeights, *, context_length: int | None = None, setting: str = "checkpoint"
+) -> LanguageModel:
+    """`load_model` of weights that have been read.
+
+    Raises:
+      ConfigError: where the tokenizer is not the one of the training.
+    """
     run = saved.program.config
     tokenizer = tokenizer_for(run.data)
     check_tokenizer(saved, tokenizer, setting)

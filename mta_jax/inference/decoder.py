@@ -137,7 +137,7 @@ class Decoder:
             max_new_tokens = [max_new_tokens] * len(prompts)
         _check(prompts, max_new_tokens, num_samples, keys)
         settings = sampling.settings
-        logits, cache = self._read(prompts, max(max_new_tokens))
+        logits, cache = self.read(prompts, max(max_new_tokens))
         seen = _seen(prompts, logits.shape[-1]) if "repetition_penalty" in settings else None
         if num_samples > 1:
             logits, cache, seen = jax.tree.map(
@@ -155,8 +155,17 @@ class Decoder:
         self._write(rows, written, settings, watch)
         return [row.so_far for row in rows]
 
-    def _read(self, prompts: Sequence[np.ndarray], most: int) -> tuple[Array, Any]:
-        """Logits after each prompt, and the cache of them, with room for new tokens."""
+    def read(self, prompts: Sequence[np.ndarray], most: int) -> tuple[Array, Any]:
+        """Reads prompts.
+
+        Args:
+          prompts: token ids, at least one each; of any lengths.
+          most: new tokens that follow, for which `with_room` makes room later where it would
+            cost much now.
+
+        Returns:
+          Logits after each prompt, [prompts, V], and the cache of them.
+        """
         lengths = np.array([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
         window = self.limits.window
@@ -178,13 +187,27 @@ class Decoder:
                 self.params,
                 padded[:, start : start + chunk],
                 counts,
-                None if cache is None else self._with_room(cache, chunk),
+                None if cache is None else self.with_room(cache, chunk),
                 capacity=capacity if cache is None else 0,
                 window=window,
             )
             logits = found if logits is None else jnp.where(counts[:, None] > 0, found, logits)
         assert logits is not None
         return logits, cache
+
+    def with_room(self, cache: Any, num_tokens: int) -> Any:
+        """The cache with room for more tokens of each sequence."""
+        needed = int(jnp.max(cache.lengths)) + num_tokens
+        if needed <= cache.capacity:
+            return cache
+        if self.limits.window is None:
+            return decoding.grow(cache, bucket(needed))
+        keep = self.limits.window + cache.num_past_queries
+        # Half as much again as is kept, so that tokens move seldom.
+        largest = bucket(keep + max(keep // 2, num_tokens))
+        if needed <= largest:
+            return decoding.grow(cache, bucket(needed))
+        return decoding.shift(cache, keep)
 
     def _write(
         self,
@@ -196,7 +219,7 @@ class Decoder:
         most = max(row.most for row in rows)
         for start in range(0, most, self.limits.block):
             count = min(self.limits.block, most - start)
-            cache = self._with_room(written.cache, count)
+            cache = self.with_room(written.cache, count)
             tokens, log_probs, written = decoding.write(
                 self.graphdef,
                 self.params,
@@ -221,20 +244,6 @@ class Decoder:
                 break
             is_done = jnp.array([row.finish is not None for row in rows])
             written = dataclasses.replace(written, is_done=is_done)
-
-    def _with_room(self, cache: Any, num_tokens: int) -> Any:
-        """The cache with room for more tokens of each sequence."""
-        needed = int(jnp.max(cache.lengths)) + num_tokens
-        if needed <= cache.capacity:
-            return cache
-        if self.limits.window is None:
-            return decoding.grow(cache, bucket(needed))
-        keep = self.limits.window + cache.num_past_queries
-        # Half as much again as is kept, so that tokens move seldom.
-        largest = bucket(keep + max(keep // 2, num_tokens))
-        if needed <= largest:
-            return decoding.grow(cache, bucket(needed))
-        return decoding.shift(cache, keep)
 
 
 class _Row:

@@ -2,12 +2,12 @@
 
 import collections
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mta_jax.data.sources import standard_library
 from mta_jax.data.sources.array_records import ArrayRecords
-from mta_jax.data.sources.documents import DocumentStream, IndexedDocuments
+from mta_jax.data.sources.documents import Document, DocumentStream, IndexedDocuments
 from mta_jax.data.sources.files import find_files, format_of, is_compressed
 from mta_jax.data.sources.hugging_face import PREFIX, HuggingFaceStream
 from mta_jax.data.sources.in_memory import InMemoryDocuments
@@ -17,7 +17,11 @@ from mta_jax.data.sources.streams import ConcatenatedStreams, LineStream, Parque
 from mta_jax.errors import ConfigError
 
 NO_FILES = ("python:", PREFIX)
-_PYTHON = {"python:code": standard_library.code, "python:docs": standard_library.docs}
+_PYTHON: Mapping[str, Callable[[], Sequence[Document]]] = {
+    "python:code": standard_library.code,
+    "python:docs": standard_library.docs,
+    "python:docstrings": standard_library.docstrings,
+}
 
 
 def named_by(locations: Sequence[str], setting: str) -> set[str]:
@@ -70,7 +74,7 @@ def open_documents(
 
     Args:
       locations: each a file, a folder, a glob, ``hf:NAME?OPTIONS``, or what every Python
-        carries: ``python:code`` and ``python:docs``.
+        carries: ``python:code``, ``python:docs`` and ``python:docstrings``.
       field: of lines of JSON, parquet and Hugging Face, the field that holds the text.
       tokenizer: fingerprint and size of the vocabulary, which tokens in files must be of.
       setting: that names the locations, for messages.
@@ -86,7 +90,7 @@ def open_documents(
     for location in locations:
         if location.startswith("python:"):
             if location not in _PYTHON:
-                known = " and ".join(_PYTHON)
+                known = ", ".join(_PYTHON)
                 raise ConfigError(f"{setting} {location}: Python itself has {known}")
             try:
                 indexed.append(InMemoryDocuments(_PYTHON[location]()))

@@ -124,7 +124,7 @@ def test_formats_may_be_joined(folder):
         (["empty"], "the folder has no file that ends in .txt, .md, .jsonl"),
         (["odd.pdf"], "odd.pdf ends in none of .txt"),
         (["lines.jsonl", "lines.*l"], "lines.jsonl twice"),
-        (["python:cod"], "python:cod: Python itself has python:code and python:docs"),
+        (["python:cod"], "python:cod: Python itself has python:code, python:docs, "),
         (["hf:"], "expected hf:NAME"),
         (["hf:json?data_files=nowhere.jsonl"], "cannot be opened ("),
     ],

@@ -1,0 +1,103 @@
+"""Running text that something is hidden in, sentence by sentence."""
+
+import dataclasses
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mta_jax.data.sources import Document, IndexedDocuments, Skips, open_documents
+from mta_jax.data.tokenizers import Tokenizer
+from mta_jax.errors import ConfigError
+
+PYTHON_PROSE = ("python:docs", "python:docstrings")
+"""About 2 MB of English that needs no download."""
+
+_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')\]])\s+")
+# Tables and lists of code have no full stops. More is cut between words.
+_LONGEST = 400
+# Enough for any context; a folder may hold a library.
+_MOST_CHARACTERS = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Haystack:
+    """Sentences in their order.
+
+    Attributes:
+      name: where they are from.
+      sentences: the sentences, without white space around or line breaks in them.
+      digest: tells this text from other text.
+    """
+
+    name: str
+    sentences: Sequence[str]
+    digest: str
+
+    def token_counts(self, tokenizer: Tokenizer) -> np.ndarray:
+        """Tokens of each sentence with a space before it, int64 [sentences]."""
+        return np.array([len(tokenizer.encode(f" {text}")) for text in self.sentences], np.int64)
+
+
+def load_haystack(locations: Sequence[str], *, setting: str, field: str = "text") -> Haystack:
+    """Opens text and cuts it into sentences.
+
+    Args:
+      locations: files, folders, globs, data sets, as for training text. At most the first 50
+        million characters are read.
+      setting: that names them, for messages.
+      field: of lines of JSON, parquet and Hugging Face, the field that holds the text.
+
+    Raises:
+      ConfigError: where a location names nothing, or holds no sentence.
+      UserError: where a file is damaged.
+    """
+    name = ", ".join(locations)
+    sentences: list[str] = []
+    num_characters = 0
+    digest = hashlib.sha256()
+    for document in _documents(locations, setting, field):
+        if not isinstance(document.content, str):
+            raise ConfigError(f"{setting} {name}: holds tokens; a haystack is made of text")
+        for sentence in sentences_of(document.content):
+            sentences.append(sentence)
+            num_characters += len(sentence) + 1
+            digest.update(sentence.encode(errors="surrogatepass") + b"\n")
+        if num_characters >= _MOST_CHARACTERS:
+            break
+    if not sentences:
+        raise ConfigError(f"{setting} {name}: holds no text")
+    return Haystack(name, sentences, digest.hexdigest())
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text: up to a full stop, or another end, and at most 400 characters."""
+    found = []
+    for sentence in _END.split(" ".join(text.split())):
+        while len(sentence) > _LONGEST:
+            cut = sentence.rfind(" ", 1, _LONGEST)
+            cut = cut if cut > 0 else _LONGEST
+            found.append(sentence[:cut])
+            sentence = sentence[cut:].lstrip()
+        if sentence:
+            found.append(sentence)
+    return found
+
+
+def _documents(locations: Sequence[str], setting: str, field: str) -> Iterator[Document]:
+    source = open_documents(
+        locations,
+        field=field,
+        tokenizer=("", 0),
+        setting=setting,
+        skips=Skips(setting, max_share=1.0),
+    )
+    if isinstance(source, IndexedDocuments):
+        found: Iterator[Document | None] = (source[index] for index in range(len(source)))
+    else:
+        found = itertools.chain.from_iterable(
+            (document for _, document in source.read(part, 0)) for part in range(len(source.parts))
+        )
+    return (document for document in found if document is not None)

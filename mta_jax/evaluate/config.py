@@ -1,0 +1,60 @@
+"""Settings that the evaluations share."""
+
+import dataclasses
+import glob
+from pathlib import Path
+
+from mta_jax.errors import ConfigError
+from mta_jax.training.run_folder import CONFIG_FILE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Which models are evaluated, and where the figures go."""
+
+    checkpoint: str | list[str]
+    """Run folders, whose newest checkpoints are taken, RUN/checkpoints/STEP, or folders of
+    weights; or globs of them."""
+
+    output: str | None = None
+    """New folder for the figures, a line for each sample, and pictures; null: only the table."""
+
+    batch_size: int | None = None
+    """Rows at a time; null: as in training."""
+
+    def __post_init__(self) -> None:
+        if not self.given_checkpoints:
+            raise ValueError(f"checkpoint {self.checkpoint}: name at least one")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size {self.batch_size}: must be at least 1, or null")
+
+    @property
+    def given_checkpoints(self) -> list[str]:
+        """As a list, as they were given."""
+        return [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint
+
+
+def checkpoints_of(config: EvaluateConfig) -> list[str]:
+    """Each checkpoint once, globs as what they name, sorted.
+
+    Raises:
+      ConfigError: where a glob names none.
+    """
+    found: list[str] = []
+    for location in config.given_checkpoints:
+        if not glob.has_magic(location) or Path(location).exists():
+            found.append(location)
+            continue
+        matches = sorted(
+            path for path in glob.glob(str(Path(location).expanduser())) if _is_model(Path(path))
+        )
+        if not matches:
+            raise ConfigError(
+                f"checkpoint {location}: matches no run folder, checkpoint or folder of weights"
+            )
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _is_model(path: Path) -> bool:
+    return (path / CONFIG_FILE).is_file() or path.parent.name == "checkpoints"

@@ -1,0 +1,215 @@
+"""The models that text is asked of."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mta_jax.data import Tokenizer
+from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
+from mta_jax.generate.language_model import LanguageModel, language_model_of
+from mta_jax.inference import Sampling, Score, score
+from mta_jax.training.saved_weights import SavedWeights, describe_weights, owner_of, read_weights
+
+Advance = Callable[[int], None]
+"""Is told how many more samples are done."""
+
+
+class TextModel(Protocol):
+    """What a task asks of a model."""
+
+    @property
+    def name(self) -> str:
+        """For tables and file names, different from that of the others."""
+
+    @property
+    def kind(self) -> str:
+        """Of attention."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest text it is made for, with that which begins a document."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        advance: Advance | None = None,
+    ) -> list[str]:
+        """What greedy decoding writes after each prompt, up to a stop string."""
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        advance: Advance | None = None,
+    ) -> list[list[Score]]:
+        """Scores of the continuations of each prompt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointModel:
+    """A checkpoint as a `TextModel`.
+
+    Attributes:
+      name: for tables.
+      kind: of attention.
+      step: training steps behind it.
+      folder: the checkpoint.
+      language_model: the model.
+      batch_size: prompts at a time.
+    """
+
+    name: str
+    kind: str
+    step: int
+    folder: Path
+    language_model: LanguageModel
+    batch_size: int
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        return self.language_model.tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest text it is made for."""
+        return self.language_model.context_length
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        advance: Advance | None = None,
+    ) -> list[str]:
+        """What greedy decoding writes after each prompt, up to a stop string."""
+        texts = [""] * len(prompts)
+        for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
+            written = self.language_model.generate(
+                [prompts[place] for place in self._filled(places)],
+                max_new_tokens=max_new_tokens,
+                sampling=Sampling(temperature=0.0),
+                stop=stop,
+            )
+            for place, text in zip(places, written, strict=False):
+                texts[place] = text.text
+            if advance:
+                advance(len(places))
+        return texts
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        advance: Advance | None = None,
+    ) -> list[list[Score]]:
+        """Scores of the continuations of each prompt."""
+        scores: list[list[Score]] = [[] for _ in prompts]
+        for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
+            rows = self._filled(places)
+            found = score(
+                self.language_model.decoder,
+                [self._prompt_tokens(prompts[place]) for place in rows],
+                [
+                    [continuation_tokens(self.tokenizer, prompts[place], choice) for choice in own]
+                    for place in rows
+                    for own in [choices[place]]
+                ],
+            )
+            for place, own in zip(places, found, strict=False):
+                scores[place] = own
+            if advance:
+                advance(len(places))
+        return scores
+
+    def _prompt_tokens(self, prompt: str) -> np.ndarray:
+        return np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(prompt)])
+
+    def _filled(self, places: Sequence[int]) -> list[int]:
+        """The places of a batch, the first repeated until it has the size that is compiled."""
+        return [*places, *[places[0]] * (self.batch_size - len(places))]
+
+
+def continuation_tokens(tokenizer: Tokenizer, prompt: str, continuation: str) -> np.ndarray:
+    """What a continuation adds to the tokens of a prompt, as they are encoded together.
+
+    As in lm-evaluation-harness: the tokens of both texts after as many as the prompt has. So
+    spaces belong to the words behind them.
+    """
+    together = tokenizer.encode(prompt + continuation)
+    return together[len(tokenizer.encode(prompt)) :]
+
+
+def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Places of samples, so many at a time, those of about the same length together.
+
+    The longest come first: what does not fit the memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def models_of(
+    config: EvaluateConfig, *, context_length: int | None = None
+) -> Iterator[CheckpointModel]:
+    """The models of a config, one after the other, so that one is in memory at a time.
+
+    All are looked at before the first is read.
+
+    Args:
+      config: names them.
+      context_length: tokens of the longest text they are given; None: those they are made for.
+
+    Raises:
+      ConfigError: where a tokenizer is not the one of the training.
+      UserError: where a checkpoint cannot be read.
+    """
+    locations = checkpoints_of(config)
+    folders = [describe_weights(location, "checkpoint").folder for location in locations]
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        saved = read_weights(folder, "checkpoint")
+        yield CheckpointModel(
+            name=name,
+            kind=kind_of(saved),
+            step=saved.step,
+            folder=folder,
+            language_model=language_model_of(saved, context_length=context_length),
+            batch_size=config.batch_size or saved.program.config.held_out_rows,
+        )
+
+
+def kind_of(saved: SavedWeights) -> str:
+    """Kind of attention of a model, "mixed" where layers have different ones."""
+    kind = saved.program.config.model.attention
+    return kind if isinstance(kind, str) else "mixed"
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """A name for each checkpoint: as much of its run's path as tells it from the others.
+
+    Checkpoints of one run are told apart by their steps.
+    """
+    owners = [owner_of(folder).absolute() for folder in folders]
+    depth = 1
+    different = len(set(owners))
+    while len({owner.parts[-depth:] for owner in owners}) < different:
+        depth += 1
+    names = ["/".join(owner.parts[-depth:]) for owner in owners]
+    return [
+        f"{name}@{folder.name}" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]

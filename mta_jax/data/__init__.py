@@ -12,7 +12,12 @@ from mta_jax.data.pipeline import (
 )
 from mta_jax.data.streams import Batch, Position, joined
 from mta_jax.data.text_config import DomainConfig, TextConfig
-from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer
+from mta_jax.data.tokenizers import (
+    ByteTokenizer,
+    LetterTokenizer,
+    Tokenizer,
+    continuation_tokens,
+)
 
 __all__ = [
     "Batch",
@@ -27,6 +32,7 @@ __all__ = [
     "TextConfig",
     "Tokenizer",
     "check_data",
+    "continuation_tokens",
     "joined",
     "load_data",
     "load_held_out",

@@ -10,6 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from mta_jax.data.needles import NEEDLES, NeedleDocuments
 from mta_jax.data.packing import framed, pack
 from mta_jax.data.sources import (
     Document,
@@ -23,7 +24,7 @@ from mta_jax.data.sources import (
 )
 from mta_jax.data.streaming import StreamDataset
 from mta_jax.data.text_config import DomainConfig, TextConfig
-from mta_jax.data.tokenizers import Tokenizer
+from mta_jax.data.tokenizers import Tokenizer, continuation_tokens
 from mta_jax.errors import ConfigError
 
 # One thread of its own reads ahead for a whole batch; a pool of threads for rows that cost
@@ -120,6 +121,8 @@ def _open_domain(
     setting = f"data.text.domains.{name}"
 
     def opened(locations: Sequence[str], field: str, skips: Skips) -> Source:
+        if any(location.startswith(NEEDLES) for location in locations):
+            return _needles(locations, tokenizer, f"{setting}.{field}")
         source = open_documents(
             locations,
             field=domain.field,
@@ -159,6 +162,15 @@ def _open_domain(
     # A stream has no number of documents to take a share of.
     is_held_out = functools.partial(_is_below, name, config.heldout_fraction, root)
     return domain_of(train, train, is_held_out)
+
+
+def _needles(locations: Sequence[str], tokenizer: Tokenizer, setting: str) -> Source:
+    if len(locations) > 1:
+        raise ConfigError(
+            f"{setting} {', '.join(locations)}: needles are a domain of their own; name one "
+            "location"
+        )
+    return NeedleDocuments(locations[0], tokenizer, setting)
 
 
 def _digest(domain: str, document: str, root: str) -> int:
@@ -211,8 +223,13 @@ def split_off(
 
 def _tokens(tokenizer: Tokenizer, document: Document) -> np.ndarray:
     content = document.content
-    tokens = tokenizer.encode(content) if isinstance(content, str) else content
-    return framed(tokens, tokenizer)
+    if not isinstance(content, str):
+        return framed(content, tokenizer)
+    if not document.prompt:
+        return framed(tokenizer.encode(content), tokenizer)
+    given = tokenizer.encode(document.prompt)
+    learned = continuation_tokens(tokenizer, document.prompt, content)
+    return framed(np.concatenate([given, learned]), tokenizer, num_given=len(given))
 
 
 def training_rows(
@@ -255,7 +272,7 @@ def training_rows(
 
 
 def held_out_documents(domain: Domain, tokenizer: Tokenizer) -> grain.IterDataset | None:
-    """The tokens of each held-out document, once, in order; None where there are none."""
+    """Each held-out document once, as `packing.framed` makes it, in order; None of none."""
     if domain.held_out is None:
         return None
     if isinstance(domain.held_out, IndexedDocuments):

@@ -1,7 +1,8 @@
 """Documents of tokens to rows of one length.
 
 A document becomes ``BOS text EOS``, and its elements are pairs of a token and the one
-that follows it. Packing moves pairs, so no pair crosses a border of documents.
+that follows it, with whether that is to be learned. Packing moves pairs, so no pair crosses
+a border of documents.
 """
 
 from typing import Any, Literal
@@ -17,10 +18,21 @@ _BINS = 64
 _PAIRS, _SEGMENTS, _POSITIONS = "pairs", "pairs_segment_ids", "pairs_positions"
 
 
-def framed(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """A document's tokens between those of its begin and its end, int32."""
-    ends = np.array([tokenizer.bos_id, tokenizer.eos_id], np.int32)
-    return np.concatenate([ends[:1], tokens.astype(np.int32), ends[1:]])
+def framed(tokens: np.ndarray, tokenizer: Tokenizer, *, num_given: int = 0) -> np.ndarray:
+    """A document's tokens between those of its begin and its end.
+
+    Args:
+      tokens: of the text, [tokens].
+      tokenizer: tells the others.
+      num_given: first tokens of the text that are not to be learned.
+
+    Returns:
+      int32 [tokens + 2, 2]: each token, and 1 where it is to be learned, else 0.
+    """
+    rows = np.ones((len(tokens) + 2, 2), np.int32)
+    rows[0, 0], rows[1:-1, 0], rows[-1, 0] = tokenizer.bos_id, tokens, tokenizer.eos_id
+    rows[: num_given + 1, 1] = 0
+    return rows
 
 
 def pack(
@@ -30,7 +42,7 @@ def pack(
     *,
     seed: int,
 ) -> grain.IterDataset:
-    """Packs documents, each an array of tokens as `framed` makes it, into rows.
+    """Packs documents, each an array as `framed` makes it, into rows.
 
     Args:
       documents: the documents.
@@ -55,9 +67,9 @@ def pack(
 def unpack(rows: grain.IterDataset, *, separate_documents: bool) -> grain.IterDataset:
     """Makes the arrays of a batch's row, each [T], of packed rows.
 
-    They are `inputs`, `targets`, `targets_weights` (0 is padding), and, where documents are
-    separate, `inputs_segment_ids` (from 1, 0 is padding) and `inputs_positions`, which
-    restart with each document.
+    They are `inputs`, `targets`, `targets_weights` (0 is padding, or given), and, where documents
+    are separate, `inputs_segment_ids` (from 1, 0 is padding) and `inputs_positions`, which restart
+    with each document.
     """
 
     def arrays(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -65,7 +77,7 @@ def unpack(rows: grain.IterDataset, *, separate_documents: bool) -> grain.IterDa
         unpacked = {
             "inputs": pairs[:, 0],
             "targets": pairs[:, 1],
-            "targets_weights": (segments > 0).astype(np.float32),
+            "targets_weights": np.where(segments > 0, pairs[:, 2], 0).astype(np.float32),
         }
         if separate_documents:
             unpacked |= {"inputs_segment_ids": segments, "inputs_positions": row[_POSITIONS]}
@@ -103,8 +115,8 @@ class _RestoredFromJsonIterator(grain.DatasetIterator):
         return "RestoredFromJsonIterator"
 
 
-def _pairs(tokens: np.ndarray) -> dict[str, np.ndarray]:
-    return {_PAIRS: np.stack([tokens[:-1], tokens[1:]], axis=1)}
+def _pairs(rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {_PAIRS: np.concatenate([rows[:-1, :1], rows[1:]], axis=1)}
 
 
 class _CutTo(grain.experimental.FlatMapTransform):

@@ -5,7 +5,7 @@ A batch is a dictionary of arrays [rows, row_length]:
 =====================  =======  =================================================
 inputs                 int32    token ids
 targets                int32    the token that follows each input
-targets_weights        float32  weight of each target in the loss; 0 is padding
+targets_weights        float32  weight of each target in the loss; 0 is padding, or given
 inputs_segment_ids     int32    document of each token, packed rows only
 inputs_positions       int32    position in its document, packed rows only
 =====================  =======  =================================================
@@ -47,7 +47,7 @@ class HeldOut:
     Attributes:
       batches: every held-out token once, as far as the config says; the last batch is
         padded with weight 0.
-      documents: tokens of each document, begin and end included; None for the toy task.
+      documents: each document as `packing.framed` makes it; None for the toy task.
     """
 
     batches: grain.IterDataset

@@ -4,12 +4,14 @@ import sys
 
 from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
 from mta_jax.evaluate import perplexity
+from mta_jax.evaluate.needle import evaluation as needle
 
-TASKS = {"perplexity": perplexity.main}
+TASKS = {"perplexity": perplexity.main, "needle": needle.main}
 
 USAGE = f"""usage: python -m mta_jax.evaluate TASK --checkpoint RUN [--setting value]
 
 perplexity  of held-out text, by domain; bits per byte beside it
+needle      numbers of cities, hidden in running text
 
 python -m mta_jax.evaluate TASK --help lists the settings. Tasks: {", ".join(TASKS)}."""
 

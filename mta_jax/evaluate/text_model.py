@@ -7,11 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
-from mta_jax.data import Tokenizer
+from mta_jax.data import Tokenizer, continuation_tokens
+from mta_jax.errors import ConfigError
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
 from mta_jax.generate.language_model import LanguageModel, language_model_of
 from mta_jax.inference import Sampling, Score, score
 from mta_jax.training.saved_weights import SavedWeights, describe_weights, owner_of, read_weights
+
+# Tasks look at lengths themselves, and some let a model write a few tokens more.
+_NO_LIMIT = 2**31 - 1
 
 Advance = Callable[[int], None]
 """Is told how many more samples are done."""
@@ -65,6 +69,7 @@ class CheckpointModel:
       kind: of attention.
       step: training steps behind it.
       folder: the checkpoint.
+      context_length: tokens of the longest text it is made for.
       language_model: the model.
       batch_size: prompts at a time.
     """
@@ -73,6 +78,7 @@ class CheckpointModel:
     kind: str
     step: int
     folder: Path
+    context_length: int
     language_model: LanguageModel
     batch_size: int
 
@@ -80,11 +86,6 @@ class CheckpointModel:
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
         return self.language_model.tokenizer
-
-    @property
-    def context_length(self) -> int:
-        """Tokens of the longest text it is made for."""
-        return self.language_model.context_length
 
     def generate(
         self,
@@ -143,16 +144,6 @@ class CheckpointModel:
         return [*places, *[places[0]] * (self.batch_size - len(places))]
 
 
-def continuation_tokens(tokenizer: Tokenizer, prompt: str, continuation: str) -> np.ndarray:
-    """What a continuation adds to the tokens of a prompt, as they are encoded together.
-
-    As in lm-evaluation-harness: the tokens of both texts after as many as the prompt has. So
-    spaces belong to the words behind them.
-    """
-    together = tokenizer.encode(prompt + continuation)
-    return together[len(tokenizer.encode(prompt)) :]
-
-
 def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Places of samples, so many at a time, those of about the same length together.
 
@@ -164,7 +155,11 @@ def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 
 def models_of(
-    config: EvaluateConfig, *, context_length: int | None = None
+    config: EvaluateConfig,
+    *,
+    longest: int = 0,
+    setting: str = "",
+    allow_extrapolation: bool = False,
 ) -> Iterator[CheckpointModel]:
     """The models of a config, one after the other, so that one is in memory at a time.
 
@@ -172,14 +167,28 @@ def models_of(
 
     Args:
       config: names them.
-      context_length: tokens of the longest text they are given; None: those they are made for.
+      longest: tokens of the longest text that they are asked about.
+      setting: that asks for it, for messages.
+      allow_extrapolation: whether that may be longer than a model was made for.
 
     Raises:
-      ConfigError: where a tokenizer is not the one of the training.
+      ConfigError: where a text is too long for a model, its tokenizer is not the one of its
+        training, or it has learned no text.
       UserError: where a checkpoint cannot be read.
     """
-    locations = checkpoints_of(config)
-    folders = [describe_weights(location, "checkpoint").folder for location in locations]
+    described = [describe_weights(place, "checkpoint") for place in checkpoints_of(config)]
+    for one in described:
+        source = one.program.config.data.source
+        if source != "text":
+            raise ConfigError(
+                f"checkpoint {one.folder}: was trained on data.source {source}, not on text"
+            )
+        if longest > one.length and not allow_extrapolation:
+            raise ConfigError(
+                f"{setting} {longest:,}: checkpoint {one.folder} is made for {one.length:,} "
+                "tokens; ask for less, or give --allow_extrapolation"
+            )
+    folders = [one.folder for one in described]
     for folder, name in zip(folders, names_of(folders), strict=True):
         saved = read_weights(folder, "checkpoint")
         yield CheckpointModel(
@@ -187,7 +196,8 @@ def models_of(
             kind=kind_of(saved),
             step=saved.step,
             folder=folder,
-            language_model=language_model_of(saved, context_length=context_length),
+            context_length=saved.length,
+            language_model=language_model_of(saved, context_length=_NO_LIMIT),
             batch_size=config.batch_size or saved.program.config.held_out_rows,
         )
 

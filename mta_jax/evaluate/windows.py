@@ -20,7 +20,8 @@ def strided_batches(
     ``length - stride`` tokens before it, or all there are.
 
     Args:
-      documents: tokens of each document, begin and end included.
+      documents: each int32 [tokens, 2]: its tokens, begin and end included, and 1 where one is
+        scored, 0 where it is given.
       length: longest row.
       stride: tokens between the beginnings of windows, at most `length`.
       rows: rows of a batch.
@@ -68,7 +69,7 @@ def _batch(windows: list[tuple[np.ndarray, int]], length: int, rows: int) -> Bat
     }
     for row, (window, num_context) in enumerate(windows):
         size = len(window) - 1
-        batch["inputs"][row, :size] = window[:-1]
-        batch["targets"][row, :size] = window[1:]
-        batch["targets_weights"][row, num_context:size] = 1.0
+        batch["inputs"][row, :size] = window[:-1, 0]
+        batch["targets"][row, :size] = window[1:, 0]
+        batch["targets_weights"][row, num_context:size] = window[num_context + 1 :, 1]
     return batch

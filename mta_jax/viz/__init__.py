@@ -1,4 +1,4 @@
-"""Pictures: learning curves, mixing kernels, attention maps. All return figures.
+"""Pictures: learning curves, mixing kernels, attention maps, found needles. All return figures.
 
 Colours are from Okabe and Ito's palette and lines differ in dash as well, so that
 pictures read in black and white and by colour-blind readers.
@@ -7,5 +7,6 @@ pictures read in black and white and by colour-blind readers.
 from mta_jax.viz.attention import attention_maps
 from mta_jax.viz.curves import learning_curves
 from mta_jax.viz.kernels import key_query_kernels
+from mta_jax.viz.needles import needle_heat_map
 
-__all__ = ["attention_maps", "key_query_kernels", "learning_curves"]
+__all__ = ["attention_maps", "key_query_kernels", "learning_curves", "needle_heat_map"]

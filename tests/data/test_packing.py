@@ -14,11 +14,12 @@ LENGTH = 8
 # Every token once in all documents, so that it tells where it is from.
 LENGTHS = (30, 7, 1, 0, 45, 8, 15, 3, 6, 2)
 NUMBERS = iter(range(1, 255))
-DOCUMENTS = [
+FRAMED = [
     framed(np.array([next(NUMBERS) for _ in range(length)], np.uint8), TOKENIZER)
     for length in LENGTHS
 ]
 # All (token, next token) pairs of all documents.
+DOCUMENTS = [document[:, 0] for document in FRAMED]
 PAIRS = collections.Counter(
     pair for tokens in DOCUMENTS for pair in itertools.pairwise(tokens.tolist())
 )
@@ -27,7 +28,7 @@ both = pytest.mark.parametrize("packing", ["concat", "best_fit"])
 
 
 def rows(packing, *, separate=True):
-    documents = grain.MapDataset.source(DOCUMENTS).to_iter_dataset()
+    documents = grain.MapDataset.source(FRAMED).to_iter_dataset()
     return list(unpack(pack(documents, LENGTH, packing, seed=1), separate_documents=separate))
 
 
@@ -110,7 +111,7 @@ def test_documents_that_are_not_kept_apart_have_no_segments(packing):
 
 @both
 def test_every_position_can_be_restored(packing):
-    documents = grain.MapDataset.source(DOCUMENTS).to_iter_dataset()
+    documents = grain.MapDataset.source(FRAMED).to_iter_dataset()
     packed = unpack(pack(documents, LENGTH, packing, seed=1), separate_documents=True)
     grain.experimental.assert_equal_output_after_checkpoint(packed)
     # In a checkpoint it becomes JSON, which has no tuples.
@@ -129,6 +130,20 @@ def test_every_position_can_be_restored(packing):
 
 
 def test_a_document_is_framed_by_its_begin_and_end():
-    tokens = framed(np.array([1, 2], np.uint16), TOKENIZER)
-    assert tokens.tolist() == [256, 1, 2, 257]
-    assert tokens.dtype == np.int32
+    document = framed(np.array([1, 2], np.uint16), TOKENIZER)
+    assert document.tolist() == [[256, 0], [1, 1], [2, 1], [257, 1]]
+    assert document.dtype == np.int32
+
+
+@both
+def test_what_is_given_has_no_weight_and_keeps_its_place(packing):
+    """Half of each document is a prompt."""
+    documents = [framed(d[1:-1], TOKENIZER, num_given=len(d) // 2 - 1) for d in DOCUMENTS]
+    source = grain.MapDataset.source(documents).to_iter_dataset()
+    given = collections.Counter()
+    for row in unpack(pack(source, LENGTH, packing, seed=1), separate_documents=True):
+        own = (row["inputs_segment_ids"] > 0) & (row["targets_weights"] == 0)
+        given.update(row["targets"][own].tolist())
+        assert set(row["targets_weights"]) <= {0.0, 1.0}
+    expected = [d[1 : len(d) // 2].tolist() for d in DOCUMENTS]
+    assert given == collections.Counter(itertools.chain(*expected))

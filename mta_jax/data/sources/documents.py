@@ -16,10 +16,12 @@ class Document:
     Attributes:
       name: where it is from: a file, a file and a line, a topic.
       content: its text, or its tokens without those of begin and end.
+      prompt: text before the content, which is given: the loss is that of the content.
     """
 
     name: str
     content: str | np.ndarray
+    prompt: str = ""
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from mta_jax.data.sources.skips import Skips
 from mta_jax.data.sources.streams import ConcatenatedStreams, LineStream, ParquetStream
 from mta_jax.errors import ConfigError
 
-NO_FILES = ("python:", PREFIX)
+NO_FILES = ("python:", "needles:", PREFIX)
 _PYTHON: Mapping[str, Callable[[], Sequence[Document]]] = {
     "python:code": standard_library.code,
     "python:docs": standard_library.docs,

@@ -1,0 +1,27 @@
+"""Which of the numbers that were asked for a model found."""
+
+import re
+from collections.abc import Sequence
+
+from mta_jax.data.needles import NeedleContext
+from mta_jax.inference import Score
+
+
+def right_in_text(context: NeedleContext, text: str) -> list[bool]:
+    """Of each number asked for, whether what a model wrote after the prompt tells it.
+
+    The first number belongs right after the prompt. The others are looked for behind the names
+    of their cities, as the needles have them; the first mention of a city counts.
+    """
+    right = []
+    whole = f"{context.cities[0]} is{text}"
+    for city, number in context.asked:
+        found = re.search(rf"{re.escape(city)} is\s*(\d+)", whole)
+        right.append(found is not None and found[1] == number)
+    return right
+
+
+def likeliest(choices: Sequence[str], scores: Sequence[Score]) -> str:
+    """The choice with the highest probability of all its tokens together."""
+    best = max(range(len(choices)), key=lambda place: scores[place].log_prob)
+    return choices[best]

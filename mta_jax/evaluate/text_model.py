@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ Advance = Callable[[int], None]
 """Is told how many more samples are done."""
 
 
+@runtime_checkable
 class TextModel(Protocol):
     """What a task asks of a model."""
 

@@ -20,7 +20,7 @@ class NeedleConfig(EvaluateConfig):
     asked: int = 1
     """How many of them the question names."""
 
-    depths: list[float] = dataclasses.field(default_factory=lambda: [0, 25, 50, 75, 100])
+    depths: list[float] = dataclasses.field(default_factory=lambda: [0.0, 25.0, 50.0, 75.0, 100.0])
     """Percentages of the context before the needle that is asked for first; others lie anywhere."""
 
     samples: int = 50

@@ -3,14 +3,15 @@
 import sys
 
 from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
-from mta_jax.evaluate import perplexity
+from mta_jax.evaluate import perplexity, toy
 from mta_jax.evaluate.needle import evaluation as needle
 
-TASKS = {"perplexity": perplexity.main, "needle": needle.main}
+TASKS = {"perplexity": perplexity.main, "needle": needle.main, "toy": toy.main}
 
 USAGE = f"""usage: python -m mta_jax.evaluate TASK --checkpoint RUN [--setting value]
 
 perplexity  of held-out text, by domain; bits per byte beside it
+toy         the paper's table 1: wrong answers to the block-search task
 needle      numbers of cities, hidden in running text
 
 python -m mta_jax.evaluate TASK --help lists the settings. Tasks: {", ".join(TASKS)}."""

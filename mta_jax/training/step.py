@@ -128,21 +128,22 @@ def make_train_step(program: Program) -> Callable[[State, Batch], tuple[State, d
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(program: Program) -> Callable[[Any, Batch], dict[str, Array]]:
-    """The compiled function ``(params, batch) -> scores``, each [B, T].
+def make_eval_step(program: Program) -> Callable[..., dict[str, Array]]:
+    """The compiled function ``(params, batch, dropout_key=None) -> scores``, each [B, T].
 
     ``nll`` is the negative log-likelihood of each target in nats; ``is_right`` says
     whether it is the likeliest token.
 
-    Dropout is off, whatever the kind of attention. (The paper's code leaves it on
-    for its baseline.)
+    Dropout is off, whatever the kind of attention, unless a key is given. (The paper's code
+    leaves it on for its baseline.)
     """
 
-    def eval_step(params: Any, batch: Arrays) -> dict[str, Array]:
+    def eval_step(params: Any, batch: Arrays, dropout_key: Array | None = None) -> dict[str, Array]:
         model = program.model(params)
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         nll, is_right = scored_tokens(
             model.logits,
-            _features(model, batch, rngs=None),
+            _features(model, batch, rngs),
             batch["targets"],
             tokens_at_once=program.config.loss.tokens_at_once,
         )

@@ -6,7 +6,14 @@ pictures read in black and white and by colour-blind readers.
 
 from mta_jax.viz.attention import attention_maps
 from mta_jax.viz.curves import learning_curves
+from mta_jax.viz.errors import answer_errors
 from mta_jax.viz.kernels import key_query_kernels
 from mta_jax.viz.needles import needle_heat_map
 
-__all__ = ["attention_maps", "key_query_kernels", "learning_curves", "needle_heat_map"]
+__all__ = [
+    "answer_errors",
+    "attention_maps",
+    "key_query_kernels",
+    "learning_curves",
+    "needle_heat_map",
+]

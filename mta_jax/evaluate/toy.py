@@ -1,0 +1,227 @@
+"""The paper's table 1: how often the block-search task goes wrong."""
+
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from rich.progress import Progress
+
+from mta_jax import viz
+from mta_jax.data import Batch, load_data
+from mta_jax.errors import ConfigError
+from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
+from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.task import Findings, run_task
+from mta_jax.evaluate.text_model import kind_of, names_of
+from mta_jax.training.evaluate import total
+from mta_jax.training.saved_weights import SavedWeights, describe_weights, read_weights
+from mta_jax.training.state import make_program
+from mta_jax.training.step import make_eval_step
+
+COLUMNS = list(itertools.product((5, 8), ("all", "first", "last")))
+"""Letters of a block and what is asked for, as the columns of the table."""
+
+PAPER = {
+    "transformer": "51.6 ± 43.1, 78.2 ± 1.5, 1.3 ± 0.4, 31.2 ± 50.3, 28.9 ± 24.9, 58.4 ± 46.8",
+    "mta": "0.1 ± 0.1, 0.0 ± 0.0, 0.0 ± 0.0, 0.1 ± 0.0, 0.0 ± 0.0, 0.0 ± 0.0",
+}
+"""Table 1: percent of wrong answers, mean and sample standard deviation of three seeds, with 4
+layers of width 256 and about 50 blocks, after 100,000 steps."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyConfig(EvaluateConfig):
+    """Whole-answer error of runs on the block-search task."""
+
+    dropout: float | None = None
+    """Attention dropout during the evaluation: the paper's code leaves its baseline's, 0.1, on;
+    null: none."""
+
+    seed: int = 0
+    """Decides what dropout drops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dropout is not None and not 0 < self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout}: must be in (0, 1), or null")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One checkpoint.
+
+    Attributes:
+      model: its name.
+      kind: of attention.
+      block_size, answer: the column.
+      num_blocks: in a sample.
+      seed: of its run.
+      step: training steps behind it.
+      samples: held-out samples.
+      wrong: how many are answered wrong: greedy decoding misses a letter or the end.
+      error: share of them.
+      loss: nats per token of the answer and its end.
+    """
+
+    model: str
+    kind: str
+    block_size: int
+    answer: str
+    num_blocks: int
+    seed: int
+    step: int
+    samples: int
+    wrong: int
+    error: float
+    loss: float
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns 0."""
+    return run_task(
+        "toy",
+        ToyConfig,
+        evaluate_toy,
+        arguments,
+        description="The paper's table 1: wrong answers to the block-search task.",
+    )
+
+
+def evaluate_toy(config: ToyConfig) -> Findings:
+    """The errors of all checkpoints.
+
+    Raises:
+      ConfigError: where a checkpoint is not of the task, or one counts twice.
+      UserError: where one cannot be read.
+    """
+    folders = []
+    for location in checkpoints_of(config):
+        described = describe_weights(location, "checkpoint")
+        source = described.program.config.data.source
+        if source != "block_search":
+            raise ConfigError(
+                f"checkpoint {described.folder}: was trained on data.source {source}, not on "
+                "block_search"
+            )
+        folders.append(described.folder)
+    rows = []
+    with Progress(transient=True) as progress:
+        named = list(zip(folders, names_of(folders), strict=True))
+        for folder, name in progress.track(named, description="toy"):
+            rows.append(_row(read_weights(folder, "checkpoint"), name, config))
+    _check_seeds(rows)
+    return Findings(
+        tables=[_grid(config, rows), _paper_grid()],
+        rows=[dataclasses.asdict(row) for row in rows],
+        pictures={"errors": viz.answer_errors(errors_by_column(rows))},
+    )
+
+
+def _row(saved: SavedWeights, name: str, config: ToyConfig) -> Row:
+    program, run = saved.program, saved.program.config
+    rows = config.batch_size or run.held_out_rows
+    data = load_data(run.data, seed=run.seed, held_out_rows=rows)
+    if config.dropout is not None:
+        model = dataclasses.replace(run.model, attention_dropout=config.dropout)
+        program = make_program(dataclasses.replace(run, model=model))
+    eval_step = _with_dropout(make_eval_step(program), config)
+    batches = data.held_out["heldout"].batches
+    totals = total(eval_step, saved.params, batches, data.tokenizer, name=name)
+    task = run.data.block_search
+    return Row(
+        model=name,
+        kind=kind_of(saved),
+        block_size=task.block_size,
+        answer=task.answer,
+        num_blocks=task.num_blocks,
+        seed=run.seed,
+        step=saved.step,
+        samples=totals.rows,
+        wrong=totals.wrong_rows,
+        error=totals.wrong_rows / totals.rows,
+        loss=totals.loss,
+    )
+
+
+def _with_dropout(step: Callable[..., Any], config: ToyConfig) -> Callable[[Any, Batch], Any]:
+    """The step with a key of its own for each batch, where there is dropout."""
+    if config.dropout is None:
+        return step
+    keys = (jax.random.fold_in(jax.random.key(config.seed), n) for n in itertools.count())
+    return lambda params, batch: step(params, batch, next(keys))
+
+
+def _check_seeds(rows: Sequence[Row]) -> None:
+    seen: dict[tuple, Row] = {}
+    for row in rows:
+        key = (row.kind, row.step, row.block_size, row.answer, row.seed)
+        if key in seen:
+            raise ConfigError(
+                f"checkpoint {row.model}: is of the kind, task, steps and seed {row.seed} of "
+                f"{seen[key].model}; leave one out"
+            )
+        seen[key] = row
+
+
+def errors_by_column(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
+    """Errors of the seeds by what trained them, and by column."""
+    several = len({row.step for row in rows}) > 1
+    errors: dict[str, dict[str, list[float]]] = {}
+    for row in sorted(rows, key=lambda row: (row.kind != "transformer", row.kind, row.step)):
+        name = f"{row.kind}, {row.step:,} steps" if several else row.kind
+        column = _column(row.block_size, row.answer)
+        errors.setdefault(name, {}).setdefault(column, []).append(row.error)
+    in_order = [_column(*column) for column in COLUMNS]
+    others = {column for own in errors.values() for column in own} - set(in_order)
+    return {
+        name: {column: own[column] for column in [*in_order, *sorted(others)] if column in own}
+        for name, own in errors.items()
+    }
+
+
+def _grid(config: ToyConfig, rows: Sequence[Row]) -> Grid:
+    errors = errors_by_column(rows)
+    columns = list(dict.fromkeys(column for own in errors.values() for column in own))
+    sizes = sorted({row.num_blocks for row in rows})
+    counts = sorted({len(values) for own in errors.values() for values in own.values()})
+    how = "" if config.dropout is None else f" Attention dropout {config.dropout} in evaluation."
+    return Grid(
+        title="Wrong answers, %",
+        columns=["attention", *columns],
+        rows=[
+            [name, *(_mean(own[column]) if column in own else "" for column in columns)]
+            for name, own in errors.items()
+        ],
+        note=(
+            f"Mean ± sample standard deviation over {_range(counts)} seeds; {_range(sizes)} "
+            f"blocks, {rows[0].samples:,} samples.{how}"
+        ),
+    )
+
+
+def _paper_grid() -> Grid:
+    return Grid(
+        title="The paper's table 1",
+        columns=["attention", *(_column(*column) for column in COLUMNS)],
+        rows=[[kind, *figures.split(", ")] for kind, figures in PAPER.items()],
+        note="3 seeds; about 50 blocks, 4 layers of width 256, 100,000 steps.",
+    )
+
+
+def _mean(errors: Sequence[float]) -> str:
+    percent = [100 * error for error in errors]
+    mean = f"{statistics.fmean(percent):.1f}"
+    return f"{mean} ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else mean
+
+
+def _column(block_size: int, answer: str) -> str:
+    return f"N={block_size} {answer}"
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"

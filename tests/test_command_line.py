@@ -83,7 +83,17 @@ def test_a_flag_of_a_yes_or_no_setting_may_stand_alone():
 
 
 def test_dry_run_is_told_apart():
-    assert parse(TrainConfig, ["--dry_run"], prog="x", description="")[1]
+    for flag in ("--dry_run", "--dry-run"):
+        assert parse(TrainConfig, [flag], prog="x", description="")[1]
+
+
+def test_flags_may_be_spelled_with_hyphens():
+    config = read("--log-every", "5", "--data.text.sequence-length=7", "--model.scan-layers")
+    assert (config.log_every, config.data.text.sequence_length) == (5, 7)
+    assert config.model.scan_layers
+    # The names of sections are the user's.
+    config = read("--data.text.domains.my-own.train", "python:docs")
+    assert "my-own" in config.data.text.domains
 
 
 def test_help_explains_every_setting(capsys):

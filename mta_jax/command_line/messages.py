@@ -21,7 +21,7 @@ def one_line(message: str, config_class: type) -> str:
     if unreadable:
         return f"{unreadable[1]} {unreadable[2] or _EMPTY}: expected a YAML file of this section"
     value = re.search(r"(?:Given|Got) value:[^\S\n]*(.*)", message)
-    if key and value and key[1] in (types := _field_types(config_class)):
+    if key and value and key[1] in (types := field_types(config_class)):
         return f"{key[1]} {spell_value(value[1])}: expected {spell_type(types[key[1]])}"
     return _named_here(" ".join(message.split()), config_class)
 
@@ -31,7 +31,7 @@ def _named_here(message: str, config_class: type) -> str:
 
     A section that checks itself names its fields as they are in the settings of a run.
     """
-    types, rest = _field_types(config_class), message
+    types, rest = field_types(config_class), message
     while (found := re.match(r"([a-z_]+)\.[\w.]+", rest)) and found[0] not in types:
         rest = rest.removeprefix(f"{found[1]}.")
     found = re.match(r"[\w.]+\.\w+", rest)
@@ -49,7 +49,7 @@ def unknown_setting(name: str, config_class: Any) -> str:
     # Sections whose names are the user's have the fields of their kind.
     known = [
         other.replace(f"{parent}.*", section)
-        for other in [*_field_types(config_class), "config", "dry_run", "print_config"]
+        for other in [*field_types(config_class), "config", "dry_run", "print_config"]
         for parent in [section.rpartition(".")[0]]
     ]
     # A command without dry runs may be given one.
@@ -87,15 +87,15 @@ def _unknown_name(message: str) -> str | None:
     return in_file[1] if in_file else None
 
 
-def _field_types(config_class: Any, prefix: str = "") -> dict[str, Any]:
+def field_types(config_class: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted names of all fields and their types."""
     types: dict[str, Any] = {}
     for name, field_type in get_type_hints(config_class).items():
         types[prefix + name] = field_type
         if dataclasses.is_dataclass(field_type):
-            types |= _field_types(field_type, f"{prefix}{name}.")
+            types |= field_types(field_type, f"{prefix}{name}.")
         elif item_class := item_class_of(field_type):
-            types |= _field_types(item_class, f"{prefix}{name}.*.")
+            types |= field_types(item_class, f"{prefix}{name}.*.")
     return types
 
 

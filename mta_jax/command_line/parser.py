@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import jsonargparse
 
 from mta_jax.command_line.files import complaint_about
-from mta_jax.command_line.messages import one_line
+from mta_jax.command_line.messages import field_types, one_line
 from mta_jax.command_line.named_sections import as_arguments, take_changes
 from mta_jax.command_line.plain import to_yaml
 
@@ -59,6 +59,7 @@ def parse(
       SystemExit: with 2 for a mistake, after one line on stderr; with 0 after
         `--help` or `--print_config`.
     """
+    arguments = _with_underscores(arguments, config_class)
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.config_class = config_class
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
@@ -95,6 +96,17 @@ def parse(
         print(to_yaml(config), end="")
         raise SystemExit(0)
     return config, dry_run
+
+
+def _with_underscores(arguments: Sequence[str], config_class: type) -> list[str]:
+    """The arguments, with flags spelled ``--like-this`` as the settings that they mean."""
+    known = {f"--{name}" for name in [*field_types(config_class), "dry_run", "print_config"]}
+    spelled = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        meant = flag.replace("-", "_").replace("__", "--", 1)
+        spelled.append(f"{meant}{equals}{value}" if meant in known else argument)
+    return spelled
 
 
 def _with_true(arguments: Sequence[str], config_class: type) -> list[str]:

@@ -78,8 +78,6 @@ def test_the_command_prints_a_table_and_writes_figures(runs, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "which task?; there are perplexity"),
-        (["perplex"], 2, "'perplex': no such task"),
         (["perplexity", "--checkpoint", "nowhere"], 1, "checkpoint nowhere: no such folder"),
         (["perplexity", "--checkpoint", "RUN", "--stride", "65"], 2, "at most the sequence_length"),
         (

@@ -9,6 +9,7 @@ from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
 # The module in `mta_jax.evaluate` that has the task's `main`, and what the task is. It is imported
 # when it is asked for: one task needs no libraries of another.
 TASKS = {
+    "lambada": ("lambada", "last word of a passage: perplexity and accuracy"),
     "needle": ("needle.evaluation", "numbers of cities, hidden in running text"),
     "perplexity": ("perplexity", "of held-out text, by domain; bits per byte beside it"),
     "toy": ("toy", "the paper's table 1: wrong answers to the block-search task"),

@@ -10,6 +10,7 @@ from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
 # when it is asked for: one task needs no libraries of another.
 TASKS = {
     "lambada": ("lambada", "last word of a passage: perplexity and accuracy"),
+    "lm_eval": ("lm_eval.command", "benchmarks of lm-evaluation-harness (extra `eval`)"),
     "needle": ("needle.evaluation", "numbers of cities, hidden in running text"),
     "perplexity": ("perplexity", "of held-out text, by domain; bits per byte beside it"),
     "toy": ("toy", "the paper's table 1: wrong answers to the block-search task"),

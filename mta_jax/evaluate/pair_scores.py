@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mta_jax.data import Tokenizer
+from mta_jax.data import Tokenizer, continuation_tokens
 from mta_jax.errors import UserError
-from mta_jax.evaluate.text_model import Advance, continuation_tokens, in_batches
+from mta_jax.evaluate.text_model import Advance, in_batches
 from mta_jax.generate.language_model import LanguageModel
 from mta_jax.inference import Score, score
 

@@ -1,7 +1,6 @@
 """A checkpoint as a model of lm-evaluation-harness."""
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,7 +47,7 @@ class HarnessModel(TemplateLM):
         self.max_length = context_length or model.context_length
         self._name = model.name
         self._batch_size = model.batch_size
-        self._model = dataclasses.replace(model.language_model, context_length=self.max_length)
+        self._model = model.language_model
         self._tokenizer = model.tokenizer
         self._seed = seed
 

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.evaluate.lm_eval.config import LmEvalConfig
+from mta_jax.evaluate.texts import read_texts
 
 Loaded = dict[str, Any]
 """What `TaskManager.load` returns: tasks and groups by name, and children of groups."""
@@ -40,7 +41,7 @@ def load_tasks(config: LmEvalConfig) -> Loaded:
     )
     for name in config.wanted:
         if name not in local:
-            _check_name(name, manager)
+            check_name(name, manager)
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     for name in config.wanted:
         found = _load(manager, name, local.get(name, name))
@@ -48,8 +49,6 @@ def load_tasks(config: LmEvalConfig) -> Loaded:
             _prepare(task, config.shots_of(name))
         for part in loaded:
             loaded[part] |= found.get(part, {})
-    for name in local:
-        _check_column(loaded["tasks"][name], config)
     return loaded
 
 
@@ -80,7 +79,12 @@ def _prepare(task: Any, shots: int | None) -> None:
         task.set_config(key="num_fewshot", value=0)
 
 
-def _check_name(name: str, manager: TaskManager) -> None:
+def check_name(name: str, manager: TaskManager) -> None:
+    """Makes sure that the harness has a task, group or tag of this name, or that it is a file.
+
+    Raises:
+      ConfigError: where it has not; names the nearest one.
+    """
     if name in manager.task_index or (name.endswith(".yaml") and Path(name).is_file()):
         return
     close = difflib.get_close_matches(name, [*LOCAL_TASKS, *manager.all_tasks], n=1)
@@ -96,16 +100,10 @@ def _local_task(name: str, config: LmEvalConfig) -> Mapping[str, Any]:
     for file in files:
         if not file.is_file():
             raise ConfigError(f"data {file}: no such file")
+    # The harness would not say which line it cannot read.
+    read_texts([str(file) for file in files], field=_TEXT, setting="data")
     folder = importlib.resources.files("mta_jax.evaluate.lm_eval") / "tasks"
     with importlib.resources.as_file(folder / f"{name}.yaml") as path:
         settings = load_yaml(path)
     data_files = {settings["test_split"]: [str(file.absolute()) for file in files]}
     return settings | {"dataset_kwargs": {"data_files": data_files}}
-
-
-def _check_column(task: Any, config: LmEvalConfig) -> None:
-    columns: Sequence[str] = task.eval_docs.column_names
-    if _TEXT not in columns:
-        raise ConfigError(
-            f"data {', '.join(config.data_files)}: no field {_TEXT!r} among {', '.join(columns)}"
-        )

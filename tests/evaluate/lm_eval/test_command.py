@@ -194,6 +194,11 @@ def test_a_line_without_text_is_named(run, capsys, tmp_path):
     assert "q.jsonl:2: no field 'text' among 'q'\n" in capsys.readouterr().err
 
 
+def test_checkpoints_are_looked_at_before_tasks(capsys):
+    assert main(["lm_eval", "--checkpoint", "nowhere", "--tasks", "[no_such_task]"]) == 1
+    assert "checkpoint nowhere: no such folder" in capsys.readouterr().err
+
+
 def test_a_missing_library_is_one_line(run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert main(["lm_eval", "--checkpoint", str(run), "--tasks", "[ppl_local]"]) == 2

@@ -40,6 +40,7 @@ ALLOWED = {
     "prepare": {"errors", "files", "command_line", "data"},
     "generate": {"errors", "files", "command_line", "data", "inference", "training"},
     "evaluate": {
+        "typing",
         "errors",
         "files",
         "command_line",

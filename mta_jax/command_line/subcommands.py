@@ -1,5 +1,6 @@
 """Programs that are several commands: `python -m PROGRAM COMMAND --setting value`."""
 
+import difflib
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -41,8 +42,11 @@ def run_subcommand(
         print(usage)
         return 0
     if not arguments or arguments[0] not in commands:
-        given = f"{arguments[0]!r}: no such {word}" if arguments else f"which {word}?"
-        print(f"{prog}: error: {given}; there are {', '.join(commands)}", file=sys.stderr)
+        complaint = f"which {word}?" if not arguments else f"{arguments[0]!r}: no such {word}"
+        meant = difflib.get_close_matches(arguments[0], commands, n=1) if arguments else []
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        known = ", ".join(commands)
+        print(f"{prog}: error: {complaint}{hint}; there are {known}", file=sys.stderr)
         return 2
     return exit_code_of(lambda: commands[arguments[0]](arguments[1:]), prog=prog)
 

@@ -1,26 +1,42 @@
 """`python -m mta_jax.evaluate TASK`: runs one evaluation."""
 
+import importlib
 import sys
+from collections.abc import Callable
 
 from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
-from mta_jax.evaluate import perplexity, toy
-from mta_jax.evaluate.needle import evaluation as needle
 
-TASKS = {"perplexity": perplexity.main, "needle": needle.main, "toy": toy.main}
+# The module in `mta_jax.evaluate` that has the task's `main`, and what the task is. It is imported
+# when it is asked for: one task needs no libraries of another.
+TASKS = {
+    "lambada": ("lambada", "last word of a passage: perplexity and accuracy"),
+    "lm_eval": ("lm_eval.command", "benchmarks of lm-evaluation-harness (extra `eval`)"),
+    "needle": ("needle.evaluation", "numbers of cities, hidden in running text"),
+    "perplexity": ("perplexity", "of held-out text, by domain; bits per byte beside it"),
+    "toy": ("toy", "the paper's table 1: wrong answers to the block-search task"),
+}
 
-USAGE = f"""usage: python -m mta_jax.evaluate TASK --checkpoint RUN [--setting value]
+USAGE = """usage: python -m mta_jax.evaluate TASK --checkpoint RUN [--setting value]
 
-perplexity  of held-out text, by domain; bits per byte beside it
-toy         the paper's table 1: wrong answers to the block-search task
-needle      numbers of cities, hidden in running text
+{tasks}
 
-python -m mta_jax.evaluate TASK --help lists the settings. Tasks: {", ".join(TASKS)}."""
+python -m mta_jax.evaluate TASK --help lists the settings.""".format(
+    tasks="\n".join(f"{name:<12}{text}" for name, (_, text) in TASKS.items())
+)
 
 
 def main(arguments: list[str]) -> int:
     """Runs the task that the first argument names; returns the exit code."""
     quiet_logs("absl")
-    return run_subcommand(arguments, TASKS, prog="mta_jax.evaluate", word="task", usage=USAGE)
+    commands = {task: _main_of(module) for task, (module, _) in TASKS.items()}
+    return run_subcommand(arguments, commands, prog="mta_jax.evaluate", word="task", usage=USAGE)
+
+
+def _main_of(module: str) -> Callable[[list[str]], int]:
+    def main_of_task(arguments: list[str]) -> int:
+        return importlib.import_module(f"mta_jax.evaluate.{module}").main(arguments)
+
+    return main_of_task
 
 
 if __name__ == "__main__":

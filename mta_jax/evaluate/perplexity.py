@@ -2,37 +2,32 @@
 
 import dataclasses
 import statistics
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from mta_jax.command_line import parse
 from mta_jax.data import Batch, DomainConfig, HeldOut, Tokenizer, load_held_out
 from mta_jax.errors import ConfigError
+from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
+from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.task import Findings, run_task
+from mta_jax.evaluate.text_model import kind_of, names_of
 from mta_jax.evaluate.windows import strided_batches
-from mta_jax.files import check_figures, write_figures
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import Totals, total
 from mta_jax.training.saved_weights import (
     SavedWeights,
     check_tokenizer,
-    owner_of,
+    describe_weights,
     read_weights,
 )
 from mta_jax.training.step import make_eval_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PerplexityConfig:
+class PerplexityConfig(EvaluateConfig):
     """What to evaluate, and how."""
-
-    checkpoint: str | list[str]
-    """Run folders, whose newest checkpoints are taken, RUN/checkpoints/STEP, or folders of
-    weights."""
 
     protocol: Literal["strided", "paper"] = "strided"
     """strided: each document alone, every token once, with at least sequence_length - stride
@@ -48,9 +43,6 @@ class PerplexityConfig:
     sequence_length: int | None = None
     """Tokens per row; null: as in training."""
 
-    batch_size: int | None = None
-    """Rows at a time; null: as in training."""
-
     texts: dict[str, str | list[str]] = dataclasses.field(default_factory=dict)
     """Locations of held-out text by domain, in place of the run's own: files, folders, globs or
     hf:NAME."""
@@ -58,25 +50,16 @@ class PerplexityConfig:
     field: str = "text"
     """Field or column that holds the text of `texts`, where there are several."""
 
-    json: str | None = None
-    """File for the figures; null: none."""
-
     def __post_init__(self) -> None:
-        for name in ("stride", "rows", "sequence_length", "batch_size"):
+        super().__post_init__()
+        for name in ("stride", "rows", "sequence_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value}: must be at least 1, or null")
-        if not self.checkpoints:
-            raise ValueError(f"checkpoint {self.checkpoint}: name at least one")
         if self.protocol == "paper" and self.stride is not None:
             raise ValueError(f"stride {self.stride}: the paper's protocol has none; leave it out")
         if self.protocol == "strided" and self.rows is not None:
             raise ValueError(f"rows {self.rows}: the strided protocol takes all; leave it out")
-
-    @property
-    def checkpoints(self) -> list[str]:
-        """As a list."""
-        return [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +67,8 @@ class Row:
     """One line of the table.
 
     Attributes:
-      checkpoint: the checkpoint's folder.
+      name: of the model, for tables.
+      checkpoint: its folder.
       kind: its kind of attention.
       step: training steps behind it.
       domain: name of the held-out text, or "mean" over the domains, as in the paper's tables.
@@ -95,6 +79,7 @@ class Row:
       bits_per_byte: bits per byte of text.
     """
 
+    name: str
     checkpoint: str
     kind: str
     step: int
@@ -108,24 +93,18 @@ class Row:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns 0."""
-    config, _ = parse(
+    return run_task(
+        "perplexity",
         PerplexityConfig,
+        _findings,
         arguments,
-        prog="mta_jax.evaluate perplexity",
         description="Perplexity of held-out text, by domain.",
-        has_dry_run=False,
     )
-    if config.json:
-        check_figures(config.json)
+
+
+def _findings(config: PerplexityConfig) -> Findings:
     rows = evaluate_perplexity(config)
-    Console().print(_table(config, rows))
-    if config.json:
-        content = {
-            "config": dataclasses.asdict(config),
-            "rows": [dataclasses.asdict(row) for row in rows],
-        }
-        write_figures(config.json, content)
-    return 0
+    return Findings(tables=[_table(config, rows)], rows=[dataclasses.asdict(row) for row in rows])
 
 
 def evaluate_perplexity(config: PerplexityConfig) -> list[Row]:
@@ -136,13 +115,15 @@ def evaluate_perplexity(config: PerplexityConfig) -> list[Row]:
       UserError: where a checkpoint or a text cannot be read.
     """
     rows = []
-    for location in config.checkpoints:
-        saved = read_weights(location, "checkpoint")
-        rows += _rows_of(saved, config)
+    locations = checkpoints_of(config)
+    # All are looked at before the first is read.
+    folders = [describe_weights(location, "checkpoint").folder for location in locations]
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        rows += _rows_of(name, read_weights(folder, "checkpoint"), config)
     return rows
 
 
-def _rows_of(saved: SavedWeights, config: PerplexityConfig) -> list[Row]:
+def _rows_of(name: str, saved: SavedWeights, config: PerplexityConfig) -> list[Row]:
     run = saved.program.config
     if run.data.source != "text":
         raise ConfigError(
@@ -164,7 +145,7 @@ def _rows_of(saved: SavedWeights, config: PerplexityConfig) -> list[Row]:
                 documents = part.documents or ()
                 batches = strided_batches(documents, length=length, stride=stride, rows=batch_rows)
             totals = total(eval_step, saved.params, batches, tokenizer, name=domain)
-            rows.append(_row(saved, domain, totals))
+            rows.append(_row(name, saved, domain, totals))
     if len(rows) > 1:
         rows.append(_mean(rows))
     return rows
@@ -203,11 +184,11 @@ def _held_out(
     return held_out, tokenizer
 
 
-def _row(saved: SavedWeights, domain: str, totals: Totals) -> Row:
-    kind = saved.program.config.model.attention
+def _row(name: str, saved: SavedWeights, domain: str, totals: Totals) -> Row:
     return Row(
+        name=name,
         checkpoint=str(saved.folder),
-        kind=kind if isinstance(kind, str) else "mixed",
+        kind=kind_of(saved),
         step=saved.step,
         domain=domain,
         tokens=totals.tokens,
@@ -231,26 +212,25 @@ def _mean(rows: list[Row]) -> Row:
     )
 
 
-def _table(config: PerplexityConfig, rows: list[Row]) -> Table:
-    table = Table(title=f"Perplexity of held-out text ({config.protocol} protocol)")
-    table.add_column("checkpoint", overflow="fold")
-    for name in ("kind", "text"):
-        table.add_column(name, no_wrap=True)
-    for name in ("tokens", "loss", "perplexity", "bits per byte"):
-        table.add_column(name, justify="right")
+def _table(config: PerplexityConfig, rows: Sequence[Row]) -> Grid:
+    lines = []
     shown = None
     for row in rows:
-        first = row.checkpoint != shown
-        if first and shown is not None:
-            table.add_section()
-        shown = row.checkpoint
-        table.add_row(
-            f"{owner_of(Path(row.checkpoint)).name}, step {row.step:,}" if first else "",
-            row.kind if first else "",
-            row.domain,
-            f"{row.tokens:,}",
-            f"{row.loss:.4f}",
-            f"{row.perplexity:.3f}",
-            f"{row.bits_per_byte:.4f}",
+        is_first, shown = row.checkpoint != shown, row.checkpoint
+        lines.append(
+            [
+                f"{row.name}, step {row.step:,}" if is_first else "",
+                row.kind if is_first else "",
+                row.domain,
+                f"{row.tokens:,}",
+                f"{row.loss:.4f}",
+                f"{row.perplexity:.3f}",
+                f"{row.bits_per_byte:.4f}",
+            ]
         )
-    return table
+    return Grid(
+        title=f"Perplexity of held-out text ({config.protocol} protocol)",
+        columns=["checkpoint", "kind", "text", "tokens", "loss", "perplexity", "bits per byte"],
+        rows=lines,
+        num_words=3,
+    )

@@ -54,7 +54,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | np.ndarray],
         *,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
@@ -69,7 +69,8 @@ class LanguageModel:
         """Writes on from each prompt, all at once.
 
         Args:
-          prompts: texts; an empty one begins a document.
+          prompts: texts; an empty one begins a document. Or token ids as they are, with that
+            which begins a document.
           max_new_tokens: most tokens to write; None: up to 128, as far as there is room.
           sampling: how they are drawn; None: as the model says, at temperature 1.
           stop: strings that end a text, and are not part of it.
@@ -118,7 +119,7 @@ class LanguageModel:
             count = watch.num_tokens[number]
             texts.append(
                 Text(
-                    prompts[number // num_samples],
+                    self._text_of(prompts[number // num_samples]),
                     text,
                     continuation.tokens[:count],
                     continuation.log_probs[:count],
@@ -144,8 +145,13 @@ class LanguageModel:
             num_tokens = len(self._encoded(prompt))
             self._new_tokens(num_tokens, max_new_tokens, limits or self.decoder.limits)
 
-    def _encoded(self, prompt: str) -> np.ndarray:
-        """Tokens of a prompt, after that which begins a document."""
+    def _text_of(self, prompt: str | np.ndarray) -> str:
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
+
+    def _encoded(self, prompt: str | np.ndarray) -> np.ndarray:
+        """Tokens of a prompt, of a text after that which begins a document."""
+        if not isinstance(prompt, str):
+            return prompt
         return np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(prompt)]).astype(
             np.int32
         )

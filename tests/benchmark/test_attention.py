@@ -36,7 +36,7 @@ def test_every_kind_and_implementation_is_measured(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "which benchmark?; there are attention, data, decode, faults, step, tpu"),
-        (["fast"], "'fast': no such benchmark"),
+        (["atention"], "'atention': no such benchmark; did you mean attention?; there are "),
     ],
 )
 def test_a_benchmark_must_be_named(capsys, arguments, message):

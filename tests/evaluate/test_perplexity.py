@@ -66,20 +66,31 @@ def test_text_of_ones_own_by_domain_and_their_mean(runs):
 
 def test_the_command_prints_a_table_and_writes_figures(runs, capsys, tmp_path):
     folder, _ = runs
-    flags = ["--checkpoint", str(folder / "run-0"), "--json", str(tmp_path / "figures.json")]
+    flags = ["--checkpoint", str(folder / "run-0"), "--output", str(tmp_path / "figures")]
     assert main(["perplexity", *flags, "--stride", "32"]) == 0
     output = capsys.readouterr().out
     assert "run-0, step 4" in output
-    figures = json.loads((tmp_path / "figures.json").read_text())
+    figures = json.loads((tmp_path / "figures" / "figures.json").read_text())
+    assert figures["task"] == "perplexity"
     assert figures["config"]["stride"] == 32
-    assert f"{figures['rows'][0]['perplexity']:.3f}" in output
+    assert figures["rows"] == [
+        dataclasses.asdict(row)
+        for row in evaluate(runs, stride=32, output=figures["config"]["output"])
+    ]
+    printed = f"{figures['rows'][0]['perplexity']:.3f}"
+    assert printed in output
+    assert printed in (tmp_path / "figures" / "table.md").read_text()
+
+
+def test_globs_name_runs_and_rows_say_which(runs):
+    rows = evaluate(runs, of=("run-*",))
+    assert [row.name for row in rows] == ["run-0", "run-1"]
+    assert rows[0].loss != rows[1].loss
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "which task?; there are perplexity"),
-        (["perplex"], 2, "'perplex': no such task"),
         (["perplexity", "--checkpoint", "nowhere"], 1, "checkpoint nowhere: no such folder"),
         (["perplexity", "--checkpoint", "RUN", "--stride", "65"], 2, "at most the sequence_length"),
         (
@@ -87,7 +98,11 @@ def test_the_command_prints_a_table_and_writes_figures(runs, capsys, tmp_path):
             2,
             "data.text.domains.a.heldout x.txt: no such file",
         ),
-        (["perplexity", "--checkpoint", "RUN", "--json", "/nowhere/a"], 1, "json /nowhere/a"),
+        (
+            ["perplexity", "--checkpoint", "RUN", "--output", "/dev/null"],
+            2,
+            "output /dev/null: exist",
+        ),
     ],
 )
 def test_mistakes_are_one_line(runs, capsys, arguments, code, message):

@@ -36,7 +36,7 @@ class BabilongConfig(EvaluateConfig):
     haystack: str | list[str] = dataclasses.field(default_factory=lambda: list(PYTHON_PROSE))
     """Text that facts are hidden in: files, folders, globs, hf:NAME; its own order is kept."""
 
-    haystack_field: str = "text"
+    field: str = "text"
     """Field or column that holds the text of `haystack`, where there are several."""
 
     shots: int = 2

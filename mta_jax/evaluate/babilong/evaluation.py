@@ -1,6 +1,6 @@
 """Asks models, and counts what they answer right."""
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +18,7 @@ from mta_jax.evaluate.babilong.samples import Sample, SampleMaker
 from mta_jax.evaluate.babilong.scoring import is_right, likeliest
 from mta_jax.evaluate.babilong.tasks import TASKS, Stories
 from mta_jax.evaluate.task import Findings, run_task
-from mta_jax.evaluate.text_model import CheckpointModel, TextModel, models_of
+from mta_jax.evaluate.text_model import TextModel, models_of
 from mta_jax.inference import Score
 
 
@@ -41,15 +41,23 @@ def evaluate_babilong(config: BabilongConfig) -> Findings:
       UserError: where a checkpoint or a text cannot be read.
     """
     stories = stories_of(config)
+    models = models_of(
+        config,
+        longest=max(config.lengths),
+        setting="lengths",
+        allow_extrapolation=config.allow_extrapolation,
+    )
+    first = next(models)
     haystack = haystack_of(config)
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    for model in models_of(config):
-        trained = model.context_length
-        asked = _without_limit(model) if config.allow_extrapolation else model
-        own = ask(asked, config, stories=stories, haystack=haystack)
-        if any(row["tokens"] > trained for row in own):
-            notes.append(f"{model.name} was made for {trained:,} tokens; beyond, it extrapolates.")
+    for model in itertools.chain([first], models):
+        own = ask(model, config, stories=stories, haystack=haystack)
+        if any(row["tokens"] > model.context_length for row in own):
+            notes.append(
+                f"{model.name} was made for {model.context_length:,} tokens; beyond, it "
+                "extrapolates."
+            )
         rows += own
     return findings_of(rows, note=" ".join(notes))
 
@@ -75,7 +83,7 @@ def haystack_of(config: BabilongConfig) -> Haystack | None:
     """
     if not any(config.lengths):
         return None
-    return load_haystack(config.haystack_locations, setting="haystack", field=config.haystack_field)
+    return load_haystack(config.haystack_locations, setting="haystack", field=config.field)
 
 
 def ask(
@@ -95,7 +103,6 @@ def ask(
     Raises:
       ConfigError: where samples do not fit the model, or there are too few, or too little text.
     """
-    _check_lengths(model, config)
     maker = SampleMaker(
         stories=stories,
         background=Background(haystack, model.tokenizer) if haystack else None,
@@ -120,7 +127,8 @@ def ask(
                 for number, of_task in chosen.items()
                 for index, story in enumerate(of_task)
             ]
-            _check_fit(model, samples)
+            if not config.allow_extrapolation:
+                _check_fit(model, samples)
             rows += _asked(model, maker, samples, lambda count: progress.update(bar, advance=count))
     return rows
 
@@ -161,27 +169,11 @@ def _judged(sample: Sample, text: str, scores: list[Score]) -> dict[str, Any]:
     }
 
 
-def _check_lengths(model: TextModel, config: BabilongConfig) -> None:
-    longest = max(config.lengths)
-    if longest > model.context_length:
-        raise _too_long(model, f"lengths {longest}")
-
-
 def _check_fit(model: TextModel, samples: list[Sample]) -> None:
     longest = max(samples, key=lambda sample: sample.num_tokens)
     if longest.num_tokens > model.context_length:
-        what = f"a story of {longest.task.name} with its prompt has {longest.num_tokens:,} tokens"
-        raise _too_long(model, f"lengths {longest.length}: {what}")
-
-
-def _too_long(model: TextModel, what: str) -> ConfigError:
-    return ConfigError(
-        f"{what}: {model.name} is made for a context of {model.context_length:,} tokens; give "
-        "--allow_extrapolation to ask it all the same"
-    )
-
-
-def _without_limit(model: CheckpointModel) -> CheckpointModel:
-    """The model, as one that takes texts of any length."""
-    unlimited = dataclasses.replace(model.language_model, context_length=1 << 40)
-    return dataclasses.replace(model, language_model=unlimited)
+        raise ConfigError(
+            f"lengths {longest.length:,}: a story of {longest.task.name} with its prompt has "
+            f"{longest.num_tokens:,} tokens, and {model.name} is made for "
+            f"{model.context_length:,}; give --allow_extrapolation to ask it all the same"
+        )

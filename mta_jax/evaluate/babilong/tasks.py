@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 GIVERS = ("Bill", "Fred", "Jeff", "Mary")
@@ -79,6 +79,7 @@ TASKS = {
 }
 
 
+@runtime_checkable
 class Stories(Protocol):
     """Where stories are from."""
 

@@ -79,5 +79,5 @@ def answers(facts: list[str], question: str) -> list[str]:
 
 def facts_in(text: str) -> list[str]:
     """The facts among other sentences."""
-    one = "|".join(kind.pattern.replace("(\\w+)", "\\w+") for kind in KINDS)
-    return re.findall(rf"\b(?:{one})", text)
+    one = "|".join(kind.pattern for kind in KINDS)
+    return [match[0] for match in re.finditer(rf"\b(?:{one})", text)]

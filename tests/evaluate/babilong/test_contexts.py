@@ -30,8 +30,8 @@ def test_a_context_has_the_stated_number_of_tokens(haystack, tokenizer, num_toke
     for seed in range(20):
         text = hidden(background, tokenizer, num_tokens, seed=seed)
         count = len(tokenizer.encode(text))
-        # Pairs of letters do not always allow the very number.
-        slack = 0 if isinstance(tokenizer, ByteTokenizer) else 2
+        # A space alone is no sentence, and pairs of letters do not allow every number.
+        slack = 1 if isinstance(tokenizer, ByteTokenizer) else 2
         assert num_tokens - slack <= count <= num_tokens
 
 

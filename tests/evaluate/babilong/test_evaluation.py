@@ -32,11 +32,12 @@ def test_a_model_that_solves_has_all_right_whatever_the_distraction(haystack_fil
         for task in ("QA1", "QA2", "QA3", "QA4", "QA5", "average")
     ]
     assert all(row["generated"] == row["likeliest"] == 1 for row in figures)
-    assert all(row["tokens"] == row["length"] for row in figures if row["length"])
+    hidden = [row for row in figures if row["length"]]
+    assert all(row["length"] - 1 <= row["tokens"] <= row["length"] for row in hidden)
 
 
 def test_a_model_that_guesses_is_right_by_chance(haystack_file):
-    rows, _, _ = asked(Guesser(), haystack_file, samples=300, lengths=[0])
+    rows, _, _ = asked(Guesser(), haystack_file, samples=150, lengths=[0])
     for row in figures_of(rows):
         spread = math.sqrt(row["chance"] * (1 - row["chance"]) / row["samples"])
         assert abs(row["likeliest"] - row["chance"]) < 4.5 * spread, row
@@ -127,14 +128,15 @@ def test_the_table_has_both_scores_of_each_model_and_chance(haystack_file):
 
 def test_what_does_not_fit_the_model_is_refused(haystack_file):
     small = Solver(context_length=1024)
-    message = "lengths 2048: solver is made for a context of 1,024 tokens; give --allow_extrapo"
+    message = "lengths 2,048: .* has 2,048 tokens, and solver is made for 1,024; give --allow_ext"
     with pytest.raises(ConfigError, match=message):
         asked(small, haystack_file, samples=2, lengths=[0, 2048])
     assert small.advanced == 0
     asked(small, haystack_file, samples=2, lengths=[0, 1024])
+    asked(small, haystack_file, samples=2, lengths=[2048], allow_extrapolation=True)
     tiny = Solver(context_length=300)
     with pytest.raises(
-        ConfigError, match=r"lengths 0: a story of QA\d with its prompt has \d+ tok"
+        ConfigError, match=r"lengths 0: a story of QA\d with its prompt has [\d,]+ t"
     ):
         asked(tiny, haystack_file, samples=2, lengths=[0])
 

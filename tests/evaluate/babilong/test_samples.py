@@ -43,9 +43,10 @@ def test_a_prompt_is_instruction_examples_context_and_question():
 def test_the_whole_text_has_its_length_and_holds_the_facts(maker, task):
     for index, number in enumerate(maker.choose(task, 5, length=2048)):
         sample = maker.make(task, length=2048, index=index, number=number)
-        assert sample.num_tokens == 2048
+        # A space alone is no sentence.
+        assert 2047 <= sample.num_tokens <= 2048
         # Begin of document, prompt, room for the answer.
-        assert len(sample.prompt.encode()) == 2048 - 1 - 16
+        assert len(sample.prompt.encode()) == sample.num_tokens - 1 - 16
         context = sample.prompt.rpartition("\n\n")[2].partition("\nQuestion:")[0]
         assert facts_in(context) == list(sample.story.facts)
 
@@ -61,10 +62,10 @@ def test_length_0_is_the_facts_alone(maker):
 
 def test_only_stories_that_fit_are_chosen(maker):
     task = TASKS[3]
-    every = maker.choose(task, 30, length=0)
-    assert every == list(range(30))
+    every = maker.choose(task, 12, length=0)
+    assert every == list(range(12))
     for length in (1024, 2048):
-        numbers = maker.choose(task, 30, length=length)
+        numbers = maker.choose(task, 12, length=length)
         assert numbers != every
         for number in numbers:
             story = maker.stories.story(task, number, seed=5)
@@ -72,7 +73,7 @@ def test_only_stories_that_fit_are_chosen(maker):
             prompt = Prompt(task, 2).around(" ".join(story.facts), story.question)
             assert 1 + len(prompt.encode()) + 16 <= length
     # Nothing that fits is left out.
-    long = maker.choose(task, 30, length=1 << 20)
+    long = maker.choose(task, 12, length=1 << 20)
     assert long == every
 
 

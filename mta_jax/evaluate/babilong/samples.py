@@ -95,7 +95,7 @@ class SampleMaker:
                 f"samples {samples}: of {looked_at:,} stories of {task.name}, {self.stories.name}, "
                 f"{len(found):,} fit "
                 + (f"a length of {length:,} tokens with their prompt" if length else "any length")
-                + "; ask for fewer, or for longer ones"
+                + "; ask for fewer, a longer text, or fewer shots"
             )
         return found
 

@@ -59,7 +59,18 @@ def test_a_trained_model_is_asked(run, haystack_file, tmp_path, capsys):
 
 def test_the_figures_are_those_of_the_models_own_log_probabilities(run, haystack_file, tmp_path):
     output = tmp_path / "out"
-    flags = ["--checkpoint", run, "--samples", "1", "--tasks", "[1]", "--lengths", "[512]"]
+    flags = [
+        "--checkpoint",
+        run,
+        "--samples",
+        "1",
+        "--tasks",
+        "[1]",
+        "--lengths",
+        "[512]",
+        "--shots",
+        "0",
+    ]
     flags += ["--haystack", haystack_file, "--output", str(output), "--allow_extrapolation"]
     assert main(["babilong", *flags]) == 0
     (row,) = map(json.loads, (output / "samples.jsonl").read_text().splitlines())

@@ -81,3 +81,11 @@ def facts_in(text: str) -> list[str]:
     """The facts among other sentences."""
     one = "|".join(kind.pattern for kind in KINDS)
     return [match[0] for match in re.finditer(rf"\b(?:{one})", text)]
+
+
+def answer_of(prompt: str) -> str:
+    """What follows a prompt, by the facts in it."""
+    context, _, question = (
+        prompt.rpartition("\n\n")[2].removesuffix("\nAnswer:").partition("\nQuestion: ")
+    )
+    return f" {answers(facts_in(context), question)[-1]}."

@@ -9,6 +9,7 @@ from mta_jax.command_line.subcommands import quiet_logs, run_subcommand
 # The module in `mta_jax.evaluate` that has the task's `main`, and what the task is. It is imported
 # when it is asked for: one task needs no libraries of another.
 TASKS = {
+    "babilong": ("babilong.evaluation", "facts hidden in a long text: BABILong, QA1 to QA5"),
     "lambada": ("lambada", "last word of a passage: perplexity and accuracy"),
     "lm_eval": ("lm_eval.command", "benchmarks of lm-evaluation-harness (extra `eval`)"),
     "needle": ("needle.evaluation", "numbers of cities, hidden in running text"),

@@ -162,9 +162,9 @@ def models_of(
     setting: str = "",
     allow_extrapolation: bool = False,
 ) -> Iterator[CheckpointModel]:
-    """The models of a config, one after the other, so that one is in memory at a time.
+    """The models of a config, read one after the other.
 
-    All are looked at before the first is read.
+    All are looked at before, so that what does not suit one is known before another is asked.
 
     Args:
       config: names them.
@@ -190,17 +190,23 @@ def models_of(
                 "tokens; ask for less, or give --allow_extrapolation"
             )
     folders = [one.folder for one in described]
-    for folder, name in zip(folders, names_of(folders), strict=True):
-        saved = read_weights(folder, "checkpoint")
-        yield CheckpointModel(
-            name=name,
-            kind=kind_of(saved),
-            step=saved.step,
-            folder=folder,
-            context_length=saved.length,
-            language_model=language_model_of(saved, context_length=_NO_LIMIT),
-            batch_size=config.batch_size or saved.program.config.held_out_rows,
-        )
+    return (
+        _read(folder, name, config.batch_size)
+        for folder, name in zip(folders, names_of(folders), strict=True)
+    )
+
+
+def _read(folder: Path, name: str, batch_size: int | None) -> CheckpointModel:
+    saved = read_weights(folder, "checkpoint")
+    return CheckpointModel(
+        name=name,
+        kind=kind_of(saved),
+        step=saved.step,
+        folder=folder,
+        context_length=saved.length,
+        language_model=language_model_of(saved, context_length=_NO_LIMIT),
+        batch_size=batch_size or saved.program.config.held_out_rows,
+    )
 
 
 def kind_of(saved: SavedWeights) -> str:

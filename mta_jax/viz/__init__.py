@@ -1,4 +1,6 @@
-"""Pictures: learning curves, mixing kernels, attention maps, found needles. All return figures.
+"""Pictures: learning curves, mixing kernels, attention maps, found needles, accuracies.
+
+All return figures.
 
 Colours are from Okabe and Ito's palette and lines differ in dash as well, so that
 pictures read in black and white and by colour-blind readers.
@@ -6,11 +8,13 @@ pictures read in black and white and by colour-blind readers.
 
 from mta_jax.viz.attention import attention_maps
 from mta_jax.viz.curves import learning_curves
+from mta_jax.viz.distraction import accuracy_by_length
 from mta_jax.viz.errors import answer_errors
 from mta_jax.viz.kernels import key_query_kernels
 from mta_jax.viz.needles import needle_heat_map
 
 __all__ = [
+    "accuracy_by_length",
     "answer_errors",
     "attention_maps",
     "key_query_kernels",

@@ -73,14 +73,15 @@ def evaluate_needle(config: NeedleConfig) -> Findings:
         setting="lengths",
         allow_extrapolation=config.allow_extrapolation,
     )
-    first = next(models)
     haystack = load_haystack(config.haystack_locations, setting="haystack", field=config.field)
     rows: list[Row] = []
     samples: list[dict[str, Any]] = []
-    for model in itertools.chain([first], models):
+    for model in models:
         own_rows, own_samples = evaluate_model(model, config, haystack)
         rows += own_rows
         samples += own_samples
+        # Before the next is read.
+        del model
     return Findings(
         tables=[_grid(config, rows, measure) for measure in _MEASURES],
         rows=[dataclasses.asdict(row) for row in rows],

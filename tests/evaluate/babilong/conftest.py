@@ -1,0 +1,30 @@
+import pytest
+
+from mta_jax.data.haystack import load_haystack
+from mta_jax.data.tokenizers import load_tokenizer, train_bpe
+
+SENTENCES = [
+    f"Sentence {number} of this text says {'very ' * (number % 7)}little, as others do."
+    for number in range(400)
+]
+
+
+@pytest.fixture(scope="session")
+def haystack_file(tmp_path_factory):
+    """A text in whose sentences nothing happens, and some of which are too short."""
+    file = tmp_path_factory.mktemp("haystack") / "text.txt"
+    file.write_text(" ".join([*SENTENCES, "Short.", "No."]))
+    return str(file)
+
+
+@pytest.fixture(scope="session")
+def haystack(haystack_file):
+    return load_haystack([haystack_file], setting="haystack")
+
+
+@pytest.fixture(scope="session")
+def bpe(tmp_path_factory):
+    """A tokenizer whose tokens have several letters."""
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    train_bpe(SENTENCES, 400, path)
+    return load_tokenizer(str(path))

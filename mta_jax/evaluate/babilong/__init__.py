@@ -2,7 +2,7 @@
 
 The protocol is that of Kuratov et al., "BABILong: Testing the Limits of LLMs with Long Context
 Reasoning-in-a-Haystack", arXiv 2406.10149, with tasks 1 to 5 of bAbI (Weston et al., arXiv
-1502.05698). `docs/evaluate_babilong.md` says in what it differs.
+1502.05698). `docs/evaluate.md` says in what it differs.
 """
 
 from mta_jax.evaluate.babilong.config import BabilongConfig

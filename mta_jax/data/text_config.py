@@ -12,7 +12,8 @@ class DomainConfig:
     A location is a file, a folder, a glob (``**`` for any folders), ``hf:NAME?OPTIONS`` for
     a Hugging Face data set, or ``python:code``, ``python:docs`` and ``python:docstrings``, which
     every Python carries. Files are .txt and .md (one document each), .jsonl (also .gz, .zst),
-    .parquet, and .array_record as `python -m mta_jax.prepare` writes them.
+    .parquet, and .array_record as `python -m mta_jax.prepare` writes them. A domain may also be
+    ``needles:TEXT?OPTIONS`` (docs/evaluate.md): facts hidden in text, and questions about them.
     """
 
     train: str | list[str]

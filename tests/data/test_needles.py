@@ -5,7 +5,7 @@ import pytest
 
 from mta_jax.data import ByteTokenizer, DataConfig, DomainConfig, TextConfig, load_data
 from mta_jax.data.haystack import Haystack
-from mta_jax.data.needles import NeedleDocuments, NeedleSpec, draw_context
+from mta_jax.data.needles import NeedleDocuments, NeedleSpec, check_spec, draw_context
 from mta_jax.data.needles.cities import CITIES
 from mta_jax.errors import ConfigError
 
@@ -96,12 +96,25 @@ def test_more_needles_than_numbers():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"length 100: 3 needles with a question for 1 take \d+"):
+    with pytest.raises(ValueError, match=r"length 100: 3 needles with a question for 1 take up to"):
         drawn(length=100)
     with pytest.raises(
-        ValueError, match=r"haystack here: has 7,890 tokens, and a context of 9,900"
+        ValueError, match=r"haystack here: has 7,890 tokens, and a context has 9,900"
     ):
         drawn(length=9900)
+
+
+def test_what_passes_the_check_can_be_drawn_whatever_the_cities():
+    most = 1
+    while True:
+        spec = NeedleSpec(length=most, num_needles=5, num_asked=2, digits=3)
+        try:
+            check_spec(spec, HAYSTACK, SIZES, TOKENIZER)
+            break
+        except ValueError:
+            most += 1
+    longest = [drawn(seed, **dataclasses.asdict(spec)) for seed in range(200)]
+    assert max(1 + size(context.prompt + context.answer) for context in longest) <= most
 
 
 LOCATION = "needles:python:docs?length=400&needles=1,2&asked=1,2&documents=300"
@@ -153,7 +166,10 @@ def test_a_run_learns_the_answers_and_holds_some_documents_out():
         ("needles:python:docs?needles=0", r"needles '0': must be in 1..175"),
         ("needles:python:docs?digits=1,2", "digits '1,2': must be one number"),
         ("needles:python:docs?loss=none", "loss 'none': must be answer or all"),
-        ("needles:python:docs?length=100", r"length 100: 4 needles with a question for 1 take \d+"),
+        (
+            "needles:python:docs?length=100",
+            r"length 100: 4 needles with a question for 1 take up to \d+",
+        ),
         ("needles:nowhere", "nowhere"),
     ],
 )

@@ -4,7 +4,14 @@ Each fact tells a number of a city, as in the paper's section 4.4; the form of t
 the rest of the protocol, which the paper does not give, are this project's.
 """
 
-from mta_jax.data.needles.context import NeedleContext, NeedleSpec, draw_context
+from mta_jax.data.needles.context import NeedleContext, NeedleSpec, check_spec, draw_context
 from mta_jax.data.needles.documents import NEEDLES, NeedleDocuments
 
-__all__ = ["NEEDLES", "NeedleContext", "NeedleDocuments", "NeedleSpec", "draw_context"]
+__all__ = [
+    "NEEDLES",
+    "NeedleContext",
+    "NeedleDocuments",
+    "NeedleSpec",
+    "check_spec",
+    "draw_context",
+]

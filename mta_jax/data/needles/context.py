@@ -75,6 +75,39 @@ class NeedleContext:
         return facts.removeprefix(_fact(self.cities[0], "").removesuffix(" ."))
 
 
+def check_spec(
+    spec: NeedleSpec, haystack: Haystack, sizes: np.ndarray, tokenizer: Tokenizer
+) -> None:
+    """Makes sure that any context can be drawn: with the cities of most tokens, too.
+
+    Args:
+      spec: what contexts are to be.
+      haystack: the text.
+      sizes: `haystack.token_counts` of the tokenizer.
+      tokenizer: tells the length.
+
+    Raises:
+      ValueError: where the length has no room for needles and question, or the haystack is
+        shorter than the context.
+    """
+    number = "8" * spec.digits
+    facts = {city: _size(tokenizer, _fact(city, number)) for city in CITIES}
+    cities = sorted(CITIES, key=lambda city: -facts[city])[: spec.num_needles]
+    empty = NeedleContext("", cities, [number] * len(cities), spec.num_asked, 0.0)
+    question = 1 + len(tokenizer.encode(empty.prompt + empty.answer))
+    needed = question + sum(facts[city] for city in cities)
+    if needed > spec.length:
+        raise ValueError(
+            f"length {spec.length}: {spec.num_needles} needles with a question for "
+            f"{spec.num_asked} take up to {needed} tokens"
+        )
+    if spec.length > sizes.sum():
+        raise ValueError(
+            f"haystack {haystack.name}: has {int(sizes.sum()):,} tokens, and a context has "
+            f"{spec.length:,}; name a longer one"
+        )
+
+
 def draw_context(
     haystack: Haystack,
     sizes: np.ndarray,
@@ -92,8 +125,7 @@ def draw_context(
       rng: source of all that is drawn.
 
     Raises:
-      ValueError: where the length has no room for needles and question, or the haystack is
-        shorter than the context.
+      ValueError: where that cannot be, which `check_spec` tells before.
     """
     cities = [CITIES[index] for index in rng.permutation(len(CITIES))[: spec.num_needles]]
     numbers = _numbers(spec, rng)
@@ -102,16 +134,8 @@ def draw_context(
     empty = NeedleContext("", cities, numbers, spec.num_asked, 0.0)
     rest = 1 + len(tokenizer.encode(empty.prompt + empty.answer))
     room = spec.length - rest - sum(needle_sizes)
-    if room < 0:
-        raise ValueError(
-            f"length {spec.length}: {spec.num_needles} needles with a question for "
-            f"{spec.num_asked} take {spec.length - room} tokens"
-        )
-    if room > sizes.sum():
-        raise ValueError(
-            f"haystack {haystack.name}: has {int(sizes.sum()):,} tokens, and a context of "
-            f"{spec.length:,} needs {room:,}; name a longer one"
-        )
+    if room < 0 or room > sizes.sum():
+        check_spec(spec, haystack, sizes, tokenizer)
     first, count = _stretch(sizes, room, rng)
     order = (first + np.arange(count)) % len(sizes)
     places = rng.random(spec.num_needles)

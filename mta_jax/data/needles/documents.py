@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from mta_jax.data.haystack import load_haystack
-from mta_jax.data.needles.context import MOST_NEEDLES, NeedleSpec, draw_context
+from mta_jax.data.needles.context import (
+    MOST_NEEDLES,
+    NeedleContext,
+    NeedleSpec,
+    check_spec,
+    draw_context,
+)
 from mta_jax.data.sources import Document
 from mta_jax.data.sources.documents import summarize
 from mta_jax.data.tokenizers import Tokenizer
@@ -53,7 +59,6 @@ class NeedleDocuments:
 
     def __init__(self, location: str, tokenizer: Tokenizer, setting: str):
         self._location = location
-        self._setting = setting
         self._tokenizer = tokenizer
         place, _, query = location.removeprefix(NEEDLES).partition("?")
         self._options = _options(query, f"{setting} {location}")
@@ -63,8 +68,12 @@ class NeedleDocuments:
             )
         self._haystack = load_haystack([place], setting=setting)
         self._sizes = self._haystack.token_counts(tokenizer)
-        # The largest that may be drawn fits, or the run does not begin.
-        self._draw(0, max(self._options.needles), max(self._options.asked))
+        most = max(self._options.needles)
+        largest = self._spec(most, min(most, max(self._options.asked)), depth=0.5)
+        try:
+            check_spec(largest, self._haystack, self._sizes, tokenizer)
+        except ValueError as error:
+            raise ConfigError(f"{setting} {location}: {error}") from None
 
     def __len__(self) -> int:
         return self._options.documents
@@ -85,23 +94,21 @@ class NeedleDocuments:
         content = [self._haystack.digest.encode(), repr(self._options).encode()]
         return summarize([], documents=len(self), content=content)
 
-    def _draw(self, index: int, num_needles: int = 0, num_asked: int = 0) -> Any:
-        options = self._options
-        rng = np.random.default_rng([options.seed, int(index)])
-        drawn = int(rng.choice(options.needles))
-        asked = int(rng.choice(options.asked))
-        num_needles = num_needles or drawn
-        spec = NeedleSpec(
-            length=options.length,
+    def _draw(self, index: int) -> NeedleContext:
+        rng = np.random.default_rng([self._options.seed, int(index)])
+        num_needles = int(rng.choice(self._options.needles))
+        num_asked = min(int(rng.choice(self._options.asked)), num_needles)
+        spec = self._spec(num_needles, num_asked, depth=float(rng.random()))
+        return draw_context(self._haystack, self._sizes, self._tokenizer, spec, rng)
+
+    def _spec(self, num_needles: int, num_asked: int, *, depth: float) -> NeedleSpec:
+        return NeedleSpec(
+            length=self._options.length,
             num_needles=num_needles,
-            num_asked=min(num_asked or asked, num_needles),
-            depth=float(rng.random()),
-            digits=options.digits,
+            num_asked=num_asked,
+            depth=depth,
+            digits=self._options.digits,
         )
-        try:
-            return draw_context(self._haystack, self._sizes, self._tokenizer, spec, rng)
-        except ValueError as error:
-            raise ConfigError(f"{self._setting} {self._location}: {error}") from None
 
 
 def _options(query: str, where: str) -> _Options:

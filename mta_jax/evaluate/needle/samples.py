@@ -8,7 +8,7 @@ import numpy as np
 
 from mta_jax.data import Tokenizer
 from mta_jax.data.haystack import Haystack
-from mta_jax.data.needles import NeedleContext, NeedleSpec, draw_context
+from mta_jax.data.needles import NeedleContext, NeedleSpec, check_spec, draw_context
 from mta_jax.errors import ConfigError
 
 _FEWEST_CHOICES = 10
@@ -56,17 +56,21 @@ class Contexts:
         self._tokenizer = tokenizer
         self._sizes = haystack.token_counts(tokenizer)
 
-    def draw(self, cell: Cell, *, seed: int, sample: int) -> NeedleContext:
-        """One sample of a cell, which depends on these arguments alone.
+    def check(self, cell: Cell) -> None:
+        """Makes sure that any sample of a cell can be drawn.
 
         Raises:
           ConfigError: where the length has no room, or the haystack is too short.
         """
-        rng = _generator(cell, seed, sample)
         try:
-            return draw_context(self._haystack, self._sizes, self._tokenizer, cell.spec(), rng)
+            check_spec(cell.spec(), self._haystack, self._sizes, self._tokenizer)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+
+    def draw(self, cell: Cell, *, seed: int, sample: int) -> NeedleContext:
+        """One sample of a cell, which depends on these arguments alone."""
+        rng = _generator(cell, seed, sample)
+        return draw_context(self._haystack, self._sizes, self._tokenizer, cell.spec(), rng)
 
     def recipe(self, cell: Cell, *, seed: int, sample: int) -> dict[str, Any]:
         """What `rebuilt` needs."""

@@ -9,17 +9,16 @@ from rich.progress import Progress
 
 from mta_jax.data import Batch, DomainConfig, HeldOut, Tokenizer, load_held_out
 from mta_jax.errors import ConfigError
-from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
+from mta_jax.evaluate.config import EvaluateConfig
 from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.task import Findings, run_task
-from mta_jax.evaluate.text_model import kind_of, names_of
+from mta_jax.evaluate.text_model import folders_of, kind_of, names_of
 from mta_jax.evaluate.windows import strided_batches
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import Totals, total
 from mta_jax.training.saved_weights import (
     SavedWeights,
     check_tokenizer,
-    describe_weights,
     read_weights,
 )
 from mta_jax.training.step import make_eval_step
@@ -42,6 +41,9 @@ class PerplexityConfig(EvaluateConfig):
 
     sequence_length: int | None = None
     """Tokens per row; null: as in training."""
+
+    allow_extrapolation: bool = False
+    """Rows may be longer than those a model was made for."""
 
     texts: dict[str, str | list[str]] = dataclasses.field(default_factory=dict)
     """Locations of held-out text by domain, in place of the run's own: files, folders, globs or
@@ -115,9 +117,12 @@ def evaluate_perplexity(config: PerplexityConfig) -> list[Row]:
       UserError: where a checkpoint or a text cannot be read.
     """
     rows = []
-    locations = checkpoints_of(config)
-    # All are looked at before the first is read.
-    folders = [describe_weights(location, "checkpoint").folder for location in locations]
+    folders = folders_of(
+        config,
+        longest=config.sequence_length or 0,
+        setting="sequence_length",
+        allow_extrapolation=config.allow_extrapolation,
+    )
     for folder, name in zip(folders, names_of(folders), strict=True):
         rows += _rows_of(name, read_weights(folder, "checkpoint"), config)
     return rows
@@ -125,11 +130,6 @@ def evaluate_perplexity(config: PerplexityConfig) -> list[Row]:
 
 def _rows_of(name: str, saved: SavedWeights, config: PerplexityConfig) -> list[Row]:
     run = saved.program.config
-    if run.data.source != "text":
-        raise ConfigError(
-            f"checkpoint {saved.folder}: was trained on data.source {run.data.source}, which has "
-            "no text"
-        )
     held_out, tokenizer = _held_out(saved, config)
     length = config.sequence_length or run.data.row_length
     stride = config.stride or max(length // 2, 1)

@@ -177,6 +177,28 @@ def models_of(
         training, or it has learned no text.
       UserError: where a checkpoint cannot be read.
     """
+    folders = folders_of(
+        config, longest=longest, setting=setting, allow_extrapolation=allow_extrapolation
+    )
+    return (
+        _read(folder, name, config.batch_size)
+        for folder, name in zip(folders, names_of(folders), strict=True)
+    )
+
+
+def folders_of(
+    config: EvaluateConfig,
+    *,
+    longest: int = 0,
+    setting: str = "",
+    allow_extrapolation: bool = False,
+) -> list[Path]:
+    """Where the checkpoints of a config are, looked at and not read; arguments of `models_of`.
+
+    Raises:
+      ConfigError: where a text is too long for a model, or it has learned no text.
+      UserError: where there is no checkpoint.
+    """
     described = [describe_weights(place, "checkpoint") for place in checkpoints_of(config)]
     for one in described:
         source = one.program.config.data.source
@@ -189,11 +211,7 @@ def models_of(
                 f"{setting} {longest:,}: checkpoint {one.folder} is made for {one.length:,} "
                 "tokens; ask for less, or give --allow_extrapolation"
             )
-    folders = [one.folder for one in described]
-    return (
-        _read(folder, name, config.batch_size)
-        for folder, name in zip(folders, names_of(folders), strict=True)
-    )
+    return [one.folder for one in described]
 
 
 def _read(folder: Path, name: str, batch_size: int | None) -> CheckpointModel:

@@ -94,6 +94,11 @@ def test_globs_name_runs_and_rows_say_which(runs):
         (["perplexity", "--checkpoint", "nowhere"], 1, "checkpoint nowhere: no such folder"),
         (["perplexity", "--checkpoint", "RUN", "--stride", "65"], 2, "at most the sequence_length"),
         (
+            ["perplexity", "--checkpoint", "RUN", "--sequence_length", "128"],
+            2,
+            "is made for 64 tokens; ask for less, or give --allow_extrapolation",
+        ),
+        (
             ["perplexity", "--checkpoint", "RUN", "--texts", '{"a": "x.txt"}'],
             2,
             "data.text.domains.a.heldout x.txt: no such file",
@@ -130,7 +135,7 @@ def test_a_setting_without_meaning_is_refused(settings, message):
 def test_a_toy_run_has_no_text(tmp_path, capsys):
     train(toy_config(num_steps=2), tmp_path / "toy", name="toy")
     assert main(["perplexity", "--checkpoint", str(tmp_path / "toy")]) == 2
-    assert "data.source block_search, which has no text" in capsys.readouterr().err
+    assert "data.source block_search, not on text" in capsys.readouterr().err
 
 
 def test_a_tokenizer_that_changed_is_refused(tmp_path, capsys):

@@ -33,6 +33,9 @@ class LmEvalConfig(EvaluateConfig):
     context_length: int | None = None
     """Tokens that a model reads at most; null: as many as it is made for."""
 
+    allow_extrapolation: bool = False
+    """context_length may be more than a model was made for."""
+
     seed: int = 0
     """Decides what is drawn where a task asks for samples."""
 

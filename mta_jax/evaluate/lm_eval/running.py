@@ -10,7 +10,6 @@ import lm_eval
 import numpy as np
 from lm_eval.utils import handle_non_serializable
 
-from mta_jax.evaluate.config import checkpoints_of
 from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.lm_eval.adapter import HarnessModel
 from mta_jax.evaluate.lm_eval.config import LmEvalConfig
@@ -18,7 +17,6 @@ from mta_jax.evaluate.lm_eval.loading import Loaded, load_tasks
 from mta_jax.evaluate.lm_eval.paper import beside_the_paper
 from mta_jax.evaluate.task import Findings
 from mta_jax.evaluate.text_model import CheckpointModel, models_of
-from mta_jax.training.saved_weights import describe_weights
 
 # The harness's own.
 _SEED, _NUMPY_SEED, _FEWSHOT_SEED = 0, 1234, 1234
@@ -33,13 +31,17 @@ def evaluate_tasks(config: LmEvalConfig) -> Findings:
     """
     # It says which defaults it takes, line by line.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    for location in checkpoints_of(config):
-        # Before data is fetched for it.
-        describe_weights(location, "checkpoint")
+    # They are looked at before data is fetched for them.
+    models = models_of(
+        config,
+        longest=config.context_length or 0,
+        setting="context_length",
+        allow_extrapolation=config.allow_extrapolation,
+    )
     loaded = load_tasks(config)
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
-    for model in models_of(config):
+    for model in models:
         results = harness_results(model, loaded, config)
         rows += _rows(model, results)
         samples += _samples(model, results)

@@ -199,6 +199,14 @@ def test_checkpoints_are_looked_at_before_tasks(capsys):
     assert "checkpoint nowhere: no such folder" in capsys.readouterr().err
 
 
+def test_more_context_than_a_model_is_made_for_has_to_be_asked_for(run, capsys):
+    arguments = ["--checkpoint", str(run), "--tasks", "[no_such_task]", "--context_length", "1000"]
+    assert main(["lm_eval", *arguments]) == 2
+    assert "context_length 1,000: checkpoint" in capsys.readouterr().err
+    assert main(["lm_eval", *arguments, "--allow-extrapolation"]) == 2
+    assert "no_such_task" in capsys.readouterr().err
+
+
 def test_a_missing_library_is_one_line(run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert main(["lm_eval", "--checkpoint", str(run), "--tasks", "[ppl_local]"]) == 2

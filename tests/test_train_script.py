@@ -85,7 +85,9 @@ def mixture(tmp_path):
     }
 
 
-@pytest.mark.parametrize("source", ["block_search", "mixture"])
+@pytest.mark.parametrize(
+    "source", [pytest.param("block_search", marks=pytest.mark.slow), "mixture"]
+)
 def test_a_run_killed_twice_at_random_writes_the_same_bytes(tmp_path, source, mixture):
     changes = mixture if source == "mixture" else {}
     rng = random.Random()

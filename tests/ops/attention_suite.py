@@ -263,8 +263,17 @@ SEGMENT_CASES = [case for case in CASES if "segments" in case.features]
 BLANK_ROW_CASES = [case for case in CASES if not case.allowed().any(axis=(1, 3)).all()]
 
 
+_LONG = 1000
+
+
 def parametrize_cases(*cases: Case) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", cases, ids=str)
+    """A test for each; those that take a minute only where `slow` ones are asked for."""
+    slow = pytest.mark.slow
+    parameters = [
+        pytest.param(case, id=str(case), marks=slow if case.query_length >= _LONG else ())
+        for case in cases
+    ]
+    return pytest.mark.parametrize("case", parameters)
 
 
 class AttentionSuite:

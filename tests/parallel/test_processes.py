@@ -197,7 +197,11 @@ def test_others_that_do_not_come_end_the_first_with_a_line(tmp_path):
             "error: optimizer.learning_rate is 0.001 in process 0 and 0.3 in process 1: all "
             "processes of a run need the same settings",
         ),
-        ({"mesh.data": 4, "mesh.fsdp": 1}, "error: mesh.data is 2 in process 0 and 4 in process 1"),
+        pytest.param(
+            {"mesh.data": 4, "mesh.fsdp": 1},
+            "error: mesh.data is 2 in process 0 and 4 in process 1",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_processes_with_other_settings_end_at_once(tmp_path, changes, message):

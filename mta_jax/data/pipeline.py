@@ -217,7 +217,7 @@ def _held_out(
         documents = held_out_documents(domain, tokenizer)
         if documents is None:
             continue
-        rows = pack(documents, config.sequence_length, "concat", seed=0)
+        rows = pack(documents, config.sequence_length, config.packing, seed=0)
         rows = unpack(rows, separate_documents=config.separate_documents)
         if config.heldout_rows is not None:
             rows = grain.experimental.LimitIterDataset(rows, config.heldout_rows)

@@ -76,8 +76,8 @@ class TextConfig:
     """Most rows of a held-out set that an evaluation reads; null: all."""
 
     packing: Literal["concat", "best_fit"] = "concat"
-    """How documents become rows: concat (end to end, cut where a row is full) or best_fit
-    (a document is cut only where it is longer than a row; rows may end in padding)."""
+    """How documents become rows, held-out ones too: concat (end to end, cut where a row is full)
+    or best_fit (a document is cut only where it is longer than a row; rows may end in padding)."""
 
     mixing: Literal["documents", "rows"] = "documents"
     """What the weights of domains choose: the next document, as in the paper, or the next row,

@@ -156,7 +156,7 @@ def _held_out(
 ) -> tuple[dict[str, HeldOut], Tokenizer]:
     run: TrainConfig = saved.program.config
     text = run.data.text
-    changes: dict = {}
+    changes: dict = {"packing": "concat"}
     if config.rows is not None:
         changes["heldout_rows"] = config.rows
     if config.sequence_length is not None:

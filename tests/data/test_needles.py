@@ -143,13 +143,18 @@ def test_documents_for_training():
 
 def test_a_run_learns_the_answers_and_holds_some_documents_out():
     text = TextConfig(
-        domains={"needles": DomainConfig(train=LOCATION)}, sequence_length=400, heldout_rows=4
+        domains={"needles": DomainConfig(train=LOCATION)},
+        sequence_length=400,
+        packing="best_fit",
+        heldout_rows=4,
     )
     data = load_data(DataConfig(source="text", text=text, batch_size=2), seed=0, held_out_rows=2)
     tokenizer = data.tokenizer
     for batches in (data.train, data.held_out["needles"].batches):
         batch = next(iter(batches))
         for row in range(2):
+            # A document whose beginning is in another row would have no answer.
+            assert batch["inputs"][row][0] == tokenizer.bos_id
             learned = batch["targets_weights"][row] > 0
             assert 0 < learned.sum() < 100
             answer = tokenizer.decode(batch["targets"][row][learned])

@@ -204,7 +204,7 @@ def test_held_out_text_is_every_token_of_the_held_out_documents_once(domain):
     _, kept = held_out_of(domain, 0.2)
     part = load(TEXT).held_out[domain]
     np.testing.assert_array_equal(text_tokens(part.batches), expected_tokens(kept))
-    decoded = [ByteTokenizer().decode(tokens) for tokens in part.documents]
+    decoded = [ByteTokenizer().decode(rows[:, 0]) for rows in part.documents]
     assert decoded == [document.content for document in kept]
 
 

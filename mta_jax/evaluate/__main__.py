@@ -14,6 +14,7 @@ TASKS = {
     "lm_eval": ("lm_eval.command", "benchmarks of lm-evaluation-harness (extra `eval`)"),
     "needle": ("needle.evaluation", "numbers of cities, hidden in running text"),
     "perplexity": ("perplexity", "of held-out text, by domain; bits per byte beside it"),
+    "report": ("report.command", "one page on --runs and --evaluations, HTML and Markdown"),
     "toy": ("toy", "the paper's table 1: wrong answers to the block-search task"),
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mta_jax.errors import ConfigError
@@ -40,18 +41,37 @@ def checkpoints_of(config: EvaluateConfig) -> list[str]:
     Raises:
       ConfigError: where a glob names none.
     """
+    return matching(
+        config.given_checkpoints,
+        setting="checkpoint",
+        is_wanted=_is_model,
+        wanted="run folder, checkpoint or folder of weights",
+    )
+
+
+def matching(
+    locations: Sequence[str], *, setting: str, is_wanted: Callable[[Path], bool], wanted: str
+) -> list[str]:
+    """Each location once, globs as what they name, sorted.
+
+    Args:
+      locations: as they were given.
+      setting: that names them, for messages.
+      is_wanted: whether a path that a glob names counts.
+      wanted: what such a path is called.
+
+    Raises:
+      ConfigError: where a glob names none.
+    """
     found: list[str] = []
-    for location in config.given_checkpoints:
+    for location in locations:
         if not glob.has_magic(location) or Path(location).exists():
             found.append(location)
             continue
-        matches = sorted(
-            path for path in glob.glob(str(Path(location).expanduser())) if _is_model(Path(path))
-        )
+        paths = glob.glob(str(Path(location).expanduser()))
+        matches = sorted(path for path in paths if is_wanted(Path(path)))
         if not matches:
-            raise ConfigError(
-                f"checkpoint {location}: matches no run folder, checkpoint or folder of weights"
-            )
+            raise ConfigError(f"{setting} {location}: matches no {wanted}")
         found += matches
     return list(dict.fromkeys(found))
 

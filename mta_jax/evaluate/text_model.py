@@ -238,13 +238,17 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
     Checkpoints of one run are told apart by their steps.
     """
-    owners = [owner_of(folder).absolute() for folder in folders]
-    depth = 1
-    different = len(set(owners))
-    while len({owner.parts[-depth:] for owner in owners}) < different:
-        depth += 1
-    names = ["/".join(owner.parts[-depth:]) for owner in owners]
+    names = short_names([owner_of(folder) for folder in folders])
     return [
         f"{name}@{folder.name}" if names.count(name) > 1 else name
         for name, folder in zip(names, folders, strict=True)
     ]
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """As much of each path as tells it from the others."""
+    paths = [folder.absolute() for folder in folders]
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]

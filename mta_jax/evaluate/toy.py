@@ -14,22 +14,13 @@ from mta_jax.data import Batch, load_data
 from mta_jax.errors import ConfigError
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
 from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.paper import TABLE_1, TABLE_1_COLUMNS
 from mta_jax.evaluate.task import Findings, run_task
 from mta_jax.evaluate.text_model import kind_of, names_of
 from mta_jax.training.evaluate import total
 from mta_jax.training.saved_weights import SavedWeights, describe_weights, read_weights
 from mta_jax.training.state import make_program
 from mta_jax.training.step import make_eval_step
-
-COLUMNS = list(itertools.product((5, 8), ("all", "first", "last")))
-"""Letters of a block and what is asked for, as the columns of the table."""
-
-PAPER = {
-    "transformer": "51.6 ± 43.1, 78.2 ± 1.5, 1.3 ± 0.4, 31.2 ± 50.3, 28.9 ± 24.9, 58.4 ± 46.8",
-    "mta": "0.1 ± 0.1, 0.0 ± 0.0, 0.0 ± 0.0, 0.1 ± 0.0, 0.0 ± 0.0, 0.0 ± 0.0",
-}
-"""Table 1: percent of wrong answers, mean and sample standard deviation of three seeds, with 4
-layers of width 256 and about 50 blocks, after 100,000 steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +107,7 @@ def evaluate_toy(config: ToyConfig) -> Findings:
             rows.append(_row(read_weights(folder, "checkpoint"), name, config))
     _check_seeds(rows)
     return Findings(
-        tables=[_grid(config, rows), _paper_grid()],
+        tables=[error_grid(rows, dropout=config.dropout), _paper_grid()],
         rows=[dataclasses.asdict(row) for row in rows],
         pictures={"errors": viz.answer_errors(errors_by_column(rows))},
     )
@@ -176,20 +167,26 @@ def errors_by_column(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
         name = f"{row.kind}, {row.step:,} steps" if several else row.kind
         column = _column(row.block_size, row.answer)
         errors.setdefault(name, {}).setdefault(column, []).append(row.error)
-    in_order = [_column(*column) for column in COLUMNS]
-    others = {column for own in errors.values() for column in own} - set(in_order)
+    others = {column for own in errors.values() for column in own} - set(TABLE_1_COLUMNS)
+    in_order = [*TABLE_1_COLUMNS, *sorted(others)]
     return {
-        name: {column: own[column] for column in [*in_order, *sorted(others)] if column in own}
+        name: {column: own[column] for column in in_order if column in own}
         for name, own in errors.items()
     }
 
 
-def _grid(config: ToyConfig, rows: Sequence[Row]) -> Grid:
+def error_grid(rows: Sequence[Row], *, dropout: float | None) -> Grid:
+    """Mean errors by column.
+
+    Args:
+      rows: all checkpoints.
+      dropout: of attention in the evaluation; None: none.
+    """
     errors = errors_by_column(rows)
     columns = list(dict.fromkeys(column for own in errors.values() for column in own))
     sizes = sorted({row.num_blocks for row in rows})
     counts = sorted({len(values) for own in errors.values() for values in own.values()})
-    how = "" if config.dropout is None else f" Attention dropout {config.dropout} in evaluation."
+    how = "" if dropout is None else f" Attention dropout {dropout} in evaluation."
     return Grid(
         title="Wrong answers, %",
         columns=["attention", *columns],
@@ -207,8 +204,8 @@ def _grid(config: ToyConfig, rows: Sequence[Row]) -> Grid:
 def _paper_grid() -> Grid:
     return Grid(
         title="The paper's table 1",
-        columns=["attention", *(_column(*column) for column in COLUMNS)],
-        rows=[[kind, *figures.split(", ")] for kind, figures in PAPER.items()],
+        columns=["attention", *TABLE_1_COLUMNS],
+        rows=[[kind, *figures] for kind, figures in TABLE_1.items()],
         note="3 seeds; about 50 blocks, 4 layers of width 256, 100,000 steps.",
     )
 

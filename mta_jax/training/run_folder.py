@@ -95,12 +95,7 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
             f"run_dir {folder}: the folder is not empty and holds no {CONFIG_FILE}, so no run; "
             "choose a new or empty folder"
         )
-    try:
-        there = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})".replace("\n", " ")) from None
-    if not isinstance(there, dict):
-        raise ConfigError(f"{path}: holds no settings; choose another run_dir")
+    there = _read_plain(path, "choose another run_dir")
     difference = first_difference(_completed(there, str(path)), plain(config), _MAY_DIFFER)
     if difference:
         raise ConfigError(
@@ -108,6 +103,40 @@ def check_run_folder(folder: Path, config: TrainConfig) -> bool:
             "same settings to continue it"
         )
     return True
+
+
+def read_config(folder: Path, setting: str) -> TrainConfig:
+    """The settings of a run, or of several that it compares.
+
+    Args:
+      folder: the run folder.
+      setting: that names it, for messages.
+
+    Raises:
+      ConfigError: where the folder holds no run, or its settings cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        what = f"holds no {CONFIG_FILE}, so no run" if folder.is_dir() else "no such folder"
+        raise ConfigError(f"{setting} {folder}: {what}; name a run folder")
+    if (folder / WEIGHTS_FOLDER).is_dir():
+        raise ConfigError(f"{setting} {folder}: holds weights, and no run; name a run folder")
+    try:
+        return from_plain(TrainConfig, _read_plain(path, "name another run folder"), str(path))
+    except ConfigError:
+        raise
+    except UserError as error:
+        raise ConfigError(f"{setting} {error}") from None
+
+
+def _read_plain(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})".replace("\n", " ")) from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: holds no settings; {hint}")
+    return settings
 
 
 def first_difference(there: Any, asked: Any, ignored: Collection[str] = ()) -> str | None:

@@ -10,6 +10,7 @@ from mta_jax.viz.attention import attention_maps
 from mta_jax.viz.curves import learning_curves
 from mta_jax.viz.distraction import accuracy_by_length
 from mta_jax.viz.errors import answer_errors
+from mta_jax.viz.head_mixing import head_mixing_kernels
 from mta_jax.viz.kernels import key_query_kernels
 from mta_jax.viz.needles import needle_heat_map
 
@@ -17,6 +18,7 @@ __all__ = [
     "accuracy_by_length",
     "answer_errors",
     "attention_maps",
+    "head_mixing_kernels",
     "key_query_kernels",
     "learning_curves",
     "needle_heat_map",

@@ -14,8 +14,9 @@ def attention_maps(
     queries: Sequence[str],
     marked: tuple[int, int] | None = None,
     marked_label: str = "",
+    columns: int = 1,
 ) -> Figure:
-    """Heat maps of attention weights, one below the other, on one scale.
+    """Heat maps of attention weights on one scale.
 
     Args:
       maps: arrays [queries, keys] by title. Weights may be negative.
@@ -23,18 +24,36 @@ def attention_maps(
       queries: label of each query.
       marked: first and one past the last key to frame.
       marked_label: what the frame means.
+      columns: maps side by side.
     """
-    size = (max(6.0, 0.16 * len(keys) + 1.6), (0.2 * len(queries) + 0.75) * len(maps) + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0]
+    num_rows = -(-len(maps) // columns)
+    long_labels = any(len(key) > 2 for key in keys)
+    width = max(6.0 / columns, 0.16 * len(keys) + 0.8)
+    height = 0.2 * len(queries) + 0.75
+    figure = Figure(
+        figsize=(width * columns + 0.8, height * num_rows + 0.9 + 0.5 * long_labels),
+        layout="constrained",
+    )
+    axes = figure.subplots(num_rows, columns, squeeze=False).ravel()
+    for spare in axes[len(maps) :]:
+        spare.remove()
+    axes = axes[: len(maps)]
     limit = max(float(np.abs(weights).max()) for weights in maps.values())
     signed = any(float(weights.min()) < 0 for weights in maps.values())
     scale = {"cmap": "PuOr", "vmin": -limit} if signed else {"cmap": "Purples", "vmin": 0.0}
-    for panel, (title, weights) in zip(axes, maps.items(), strict=True):
+    # A dollar sign is no formula here.
+    labels = {"fontsize": 8, "family": "monospace", "parse_math": False}
+    for index, (panel, (title, weights)) in enumerate(zip(axes, maps.items(), strict=True)):
         panel.imshow(weights, vmax=limit, aspect="auto", **scale)
-        panel.set_title(title, fontsize=9)
-        panel.set_yticks(range(len(queries)), queries, fontsize=8, family="monospace")
+        panel.set_title(title, fontsize=9, parse_math=False)
+        panel.set_yticks(range(len(queries)), queries, **labels)
         panel.set_ylabel("query")
+        is_lowest = index + columns >= len(maps)
+        panel.set_xticks(range(len(keys)), keys if is_lowest else [""] * len(keys), **labels)
+        if is_lowest:
+            panel.set_xlabel(f"key ({marked_label})" if marked and marked_label else "key")
+            for label in panel.get_xticklabels():
+                label.set_rotation(90 if len(label.get_text()) > 2 else 0)
         if marked:
             first, end = marked
             panel.add_patch(
@@ -47,7 +66,12 @@ def attention_maps(
                     linewidth=1.6,
                 )
             )
-    axes[-1].set_xticks(range(len(keys)), keys, fontsize=8, family="monospace")
-    axes[-1].set_xlabel(f"key ({marked_label})" if marked and marked_label else "key")
-    figure.colorbar(axes[0].images[0], ax=list(axes), label="attention weight", shrink=0.8)
+    figure.colorbar(
+        axes[0].images[0],
+        ax=list(axes),
+        label="attention weight",
+        shrink=0.8,
+        fraction=0.15 / columns,
+        aspect=20 * (num_rows if columns > 1 else 1),
+    )
     return figure

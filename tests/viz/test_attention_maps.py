@@ -63,3 +63,17 @@ def test_marked_keys_are_framed_and_named():
 
 def test_nothing_is_framed_unless_asked():
     assert all(not panel.patches for panel in panels(figure()))
+
+
+def test_maps_stand_side_by_side_with_labels_below_the_lowest():
+    maps = {f"head {n}": np.eye(3) for n in range(3)}
+    tokens = ["<bos>", "$", "x"]
+    drawn = attention_maps(maps, keys=tokens, queries=tokens, columns=2)
+    check_figure(drawn)
+    first, second, third = panels(drawn)
+    assert first.get_position().y0 == pytest.approx(second.get_position().y0)
+    assert third.get_position().y0 < first.get_position().y0
+    assert labels(first.get_xticklabels()) == [""] * 3
+    for panel in (second, third):
+        assert labels(panel.get_xticklabels()) == tokens
+        assert [label.get_rotation() for label in panel.get_xticklabels()] == [90, 0, 0]

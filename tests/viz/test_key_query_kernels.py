@@ -71,3 +71,10 @@ def test_small_kernels_show_their_numbers_and_large_ones_do_not():
 def test_long_axes_have_every_other_offset():
     (panel,) = panels(key_query_kernels({"layer": np.ones((1, 2, 15))}))
     np.testing.assert_array_equal(panel.get_xticks(), range(-7, 8, 2))
+
+
+def test_a_part_of_the_heads_keeps_its_numbers_and_scale():
+    figure = key_query_kernels({"layer": np.ones((2, 6, 11))}, first_head=4, limit=2.0)
+    check_figure(figure)
+    assert [panel.get_title() for panel in panels(figure)] == ["layer, head 4", "layer, head 5"]
+    assert {panel.images[0].get_clim() for panel in panels(figure)} == {(-2.0, 2.0)}

@@ -65,3 +65,23 @@ def test_only_short_lines_have_markers(count, marked):
     runs = {"mta": [{"step": step, "train_loss": 1.0} for step in range(count)]}
     (panel,) = learning_curves(runs, {"train_loss": FIGURES["train_loss"]}).axes
     assert (panel.lines[0].get_marker() not in ("", "None", None)) == marked
+
+
+def test_eight_long_lines_are_told_apart_without_colour():
+    rows = [{"step": step, "train_loss": 1.0} for step in range(60)]
+    figure = learning_curves(
+        {f"run {index}": rows for index in range(8)}, {"train_loss": FIGURES["train_loss"]}
+    )
+    check_figure(figure)
+    (panel,) = figure.axes
+    assert len({line.get_marker() for line in panel.lines} - {"", "None"}) == 8
+    assert len({line.get_color() for line in panel.lines}) == 8
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"run {n}" for n in range(8)]
+
+
+def test_a_dollar_sign_in_a_name_is_no_formula():
+    figure = learning_curves({"a$^b$": RUNS["mta"]}, {"train_loss": FIGURES["train_loss"]})
+    check_figure(figure)
+    (text,) = figure.axes[0].get_legend().get_texts()
+    assert (text.get_text(), text.get_parse_math()) == ("a$^b$", False)

@@ -83,7 +83,7 @@ def evaluate_needle(config: NeedleConfig) -> Findings:
         # Before the next is read.
         del model
     return Findings(
-        tables=[_grid(config, rows, measure) for measure in _MEASURES],
+        tables=tables(config, rows),
         rows=[dataclasses.asdict(row) for row in rows],
         samples=samples,
         pictures=pictures(rows),
@@ -183,6 +183,11 @@ def _row(model: TextModel, cell: Cell, found: Sequence[Mapping[str, Any]]) -> Ro
         likelihood=share("likeliest_right"),
         chance=statistics.fmean(1 / sample["num_choices"] for sample in found),
     )
+
+
+def tables(config: NeedleConfig, rows: Sequence[Row]) -> list[Grid]:
+    """Right answers by number of needles, a table for each measure."""
+    return [_grid(config, rows, measure) for measure in _MEASURES]
 
 
 def _grid(config: NeedleConfig, rows: Sequence[Row], measure: str) -> Grid:

@@ -1,0 +1,1 @@
+"""One report on runs and on what evaluations found: `python -m mta_jax.evaluate report`."""

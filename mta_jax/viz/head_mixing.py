@@ -1,0 +1,87 @@
+"""Learned mixtures of heads."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLUMNS = 4
+
+# Heads of a model whose weights are written into the cells.
+_MOST_NUMBERS = 8
+
+# Of the largest weight: what is less than that may be of either sign.
+_LEAST_SIGN = 0.05
+
+
+def head_mixing_kernels(kernels: Mapping[str, np.ndarray], *, limit: float | None = None) -> Figure:
+    """Heat maps of head-mixing kernels, output heads down and input heads across.
+
+    Small ones have their weights in the cells, large ones a minus sign where a weight is
+    negative. Heads of different groups, which are never mixed, have grey cells.
+
+    Args:
+      kernels: arrays [M, Ch, Ch] by their title: groups, input head, output head.
+      limit: weight at the ends of the colour scale; None: the largest.
+    """
+    matrices = {title: mixing_matrix(kernel) for title, kernel in kernels.items()}
+    if limit is None:
+        limit = max(float(np.abs(kernel).max()) for kernel in kernels.values())
+    columns = min(len(matrices), _COLUMNS)
+    num_rows = -(-len(matrices) // columns)
+    heads = max(len(matrix) for matrix in matrices.values())
+    side = max(1.5, (0.34 if heads <= _MOST_NUMBERS else 0.14) * heads)
+    figure = Figure(
+        figsize=((side + 0.8) * columns + 0.9, (side + 0.8) * num_rows + 0.4),
+        layout="constrained",
+    )
+    axes = figure.subplots(num_rows, columns, squeeze=False).ravel()
+    for spare in axes[len(matrices) :]:
+        spare.remove()
+    axes = axes[: len(matrices)]
+    for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
+        panel.set_facecolor("0.8")
+        panel.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit)
+        panel.set_title(title, fontsize=8)
+        every = 1 if len(matrix) <= _MOST_NUMBERS else 5
+        panel.set_xticks(range(0, len(matrix), every))
+        panel.set_yticks(range(0, len(matrix), every))
+        panel.tick_params(labelsize=7)
+        panel.set_xlabel("input head", fontsize=8)
+        panel.set_ylabel("output head", fontsize=8)
+        _write(panel, matrix, limit)
+    figure.suptitle("Head mixing: weight of each input head in each output head", fontsize=10)
+    figure.colorbar(axes[0].images[0], ax=list(axes), label="weight", shrink=0.8)
+    return figure
+
+
+def mixing_matrix(kernel: np.ndarray) -> np.ndarray:
+    """A kernel as one matrix [output heads, input heads], NaN between groups.
+
+    Args:
+      kernel: [M, Ch, Ch]: groups, input head, output head.
+    """
+    groups, size, _ = kernel.shape
+    matrix = np.full((groups * size, groups * size), np.nan)
+    for group, weights in enumerate(kernel):
+        own = slice(group * size, (group + 1) * size)
+        matrix[own, own] = weights.T
+    return matrix
+
+
+def _write(panel: Axes, matrix: np.ndarray, limit: float) -> None:
+    has_numbers = len(matrix) <= _MOST_NUMBERS
+    for (row, column), value in np.ndenumerate(matrix):
+        is_negative = value < -_LEAST_SIGN * limit
+        if np.isnan(value) or not (has_numbers or is_negative):
+            continue
+        panel.text(
+            column,
+            row,
+            f"{round(float(value), 2) + 0.0:.2f}" if has_numbers else "\N{MINUS SIGN}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white" if abs(value) > 0.6 * limit else "black",
+        )

@@ -57,7 +57,7 @@ def learning_curves(
             panel.plot(*zip(*points, strict=True), label=run, **STYLES[index % len(STYLES)] | marks)
         panel.set_title(title)
         panel.set_xlabel("training step")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.set_ylabel(label)
         if percent == 100:
             panel.set_ylim(-3, 103)

@@ -15,7 +15,7 @@ def answer_errors(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
       errors: shares of wrong answers of the runs, by what trained them and by task.
     """
     tasks = list(dict.fromkeys(task for own in errors.values() for task in own))
-    figure = Figure(figsize=(1.1 * len(tasks) + 2.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(max(1.1 * len(tasks) + 2.2, 5.6), 3.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(errors)
     for index, (name, own) in enumerate(errors.items()):

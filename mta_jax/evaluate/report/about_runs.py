@@ -28,15 +28,15 @@ def runs_section(runs: Sequence[Run]) -> Section:
 
 def curves_section(runs: Sequence[Run]) -> Section:
     """Learning curves, as many runs in a picture as can be told apart."""
-    begun = {run.name: run.rows for run in runs if run.rows}
-    blocks: list[Block] = []
-    for names in in_parts(begun, len(STYLES)):
-        own = {name: begun[name] for name in names}
-        figure = viz.learning_curves(own, curves_of(own))
-        blocks.append(drawn("curves", figure, f"Learning curves of {', '.join(names)}."))
-    for run in runs:
-        if not run.rows:
-            blocks.append(Paragraph(f"{run.name} has recorded nothing yet."))
+    blocks: list[Block] = [
+        Paragraph(f"{run.name} has recorded nothing yet.") for run in runs if not run.rows
+    ]
+    for learns_text in (False, True):
+        begun = {run.name: run.rows for run in runs if run.rows and run.learns_text == learns_text}
+        for names in in_parts(begun, len(STYLES)):
+            own = {name: begun[name] for name in names}
+            figure = viz.learning_curves(own, curves_of(own))
+            blocks.append(drawn("curves", figure, f"Learning curves of {', '.join(names)}."))
     return Section("Learning curves", blocks)
 
 
@@ -90,7 +90,7 @@ def _data(run: Run) -> str:
 def _differences(runs: Sequence[Run]) -> list[Block]:
     if len(runs) == 1:
         return [Paragraph(f"All settings are in {runs[0].folder / CONFIG_FILE}.")]
-    settings = {run.name: flat(plain(run.config)) for run in runs}
+    settings = {run.name: _settings(run) for run in runs}
     names = dict.fromkeys(name for own in settings.values() for name in own)
     differing = [
         name
@@ -108,6 +108,13 @@ def _differences(runs: Sequence[Run]) -> list[Block]:
         )
         for part in in_parts(settings, _RUNS_ACROSS)
     ]
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Those that matter: the data's of the other source do not."""
+    settings = plain(run.config)
+    del settings["data"]["block_search" if run.learns_text else "text"]
+    return flat(settings)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

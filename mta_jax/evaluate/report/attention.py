@@ -54,8 +54,8 @@ class ToyAttention:
                 )
                 caption = (
                     f"One held-out sample, question {sample.question}, answer {sample.answer}: of "
-                    "each run the head that best follows the answer through its block, from the "
-                    "last letters on to those around the block."
+                    "each run the head that best follows the answer through its block. Queries are "
+                    "the letters of question and answer, keys those around the block."
                 )
                 found.append(drawn("attention-block-search", figure, caption))
         return found

@@ -21,7 +21,7 @@ from mta_jax.evaluate.report.document import (
 )
 from mta_jax.evaluate.report.evaluations import read_evaluations
 from mta_jax.evaluate.report.html import as_html
-from mta_jax.evaluate.report.kernels import kernel_blocks
+from mta_jax.evaluate.report.kernels import ABOUT_DISTANCES, kernel_blocks
 from mta_jax.evaluate.report.markdown import PICTURES, as_markdown
 from mta_jax.evaluate.report.results import result_sections
 from mta_jax.evaluate.report.runs import Run, read_runs
@@ -99,6 +99,8 @@ def _look_inside(runs: Sequence[Run], prompt: str) -> list[Section]:
                 attention.append(text_attention(run, saved, prompt))
             else:
                 toy.add(run, saved)
+    if kernels:
+        kernels.insert(0, Paragraph(ABOUT_DISTANCES))
     sections = [Section("Kernels", kernels), Section("Attention", [*toy.blocks(), *attention])]
     return [section for section in sections if section.blocks]
 

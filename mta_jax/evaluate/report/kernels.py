@@ -21,6 +21,14 @@ _WIDTH, _HEIGHT = 14.0, 11.0
 _MOST_LAYERS, _MIXTURES = 4, 12
 
 
+ABOUT_DISTANCES = (
+    "Distances from the identity are norms of the difference by that of the identity: 0 leaves "
+    "attention as it is, 1 is a kernel of zeros. kq: key-query convolution; head: head mixing; pre "
+    "and post: before and after the softmax. Colours have one scale for all pictures of one sort "
+    "of a run."
+)
+
+
 def kernel_blocks(run: Run, kernels: Kernels) -> list[Block]:
     """Pictures of a run's kernels, and how far they are from the identity; none without any.
 
@@ -52,11 +60,6 @@ def _distances(run: Run) -> list[Block]:
                 [layer, *(f"{own[place]:.3f}" if place in own else "" for place in places)]
                 for layer, own in sorted(found.items(), key=lambda item: int(item[0]))
             ],
-            note=(
-                "Norm of the difference by that of the identity: 0 leaves attention as it is, 1 is "
-                "a kernel of zeros. kq: key-query convolution, head: head mixing; pre and post: "
-                "before and after the softmax."
-            ),
         )
     ]
 

@@ -1,12 +1,17 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mta_jax.data import ByteTokenizer
 from mta_jax.evaluate.report.about_runs import flat
 from mta_jax.evaluate.report.attention import telling_heads, token_label
-from mta_jax.evaluate.report.kernels import evenly
+from mta_jax.evaluate.report.document import Paragraph
+from mta_jax.evaluate.report.kernels import evenly, kernel_blocks
 from mta_jax.evaluate.report.markdown import escaped
 from mta_jax.evaluate.report.parts import in_parts
+from mta_jax.evaluate.report.runs import Run
+from tests.training.tiny import toy_config
 
 
 def test_layers_are_chosen_evenly_with_the_first_and_the_last():
@@ -52,3 +57,28 @@ def test_settings_are_named_as_on_the_command_line():
 
 def test_parts_hold_everything_in_order():
     assert list(in_parts("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_kernels_of_many_layers_and_heads_are_split_into_pictures():
+    rng = np.random.default_rng(0)
+    kernels = {
+        (layer, place): rng.normal(size=shape).astype(np.float32)
+        for layer in range(7)
+        for place, shape in (
+            ("pre_kq", (6, 6, 11)),
+            ("pre_head", (1, 6, 6)),
+            ("post_head", (3, 2, 2)),
+        )
+        if layer < 5 or place != "pre_kq"
+    }
+    run = Run(name="r", folder=Path("r"), config=toy_config(), rows=[], timing=[])
+    chosen, *pictures = kernel_blocks(run, kernels)
+    assert chosen == Paragraph("Of r's 5 layers with key-query kernels, 4 are drawn.")
+    layers = "from layer 0, before softmax, to layer 4, before softmax"
+    assert [picture.caption for picture in pictures] == [
+        f"r, key-query kernels: {layers}, heads 0 to 2.",
+        f"r, key-query kernels: {layers}, heads 3 to 5.",
+        "r, head mixing: from layer 0, before softmax, to layer 5, after softmax.",
+        "r, head mixing: from layer 6, before softmax, to layer 6, after softmax.",
+    ]
+    assert kernel_blocks(run, {}) == []

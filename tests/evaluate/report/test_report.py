@@ -125,6 +125,9 @@ def test_runs_are_told_with_what_they_took_and_their_differences(runs):
     assert differences["num_steps"] == ["12", "12", "4"]
     assert "run_dir" not in differences
     assert "seed" not in differences
+    # What describes the data of the other source is no difference.
+    assert differences["data.text.sequence_length"] == ["", "", "64"]
+    assert differences["data.block_search.block_size"] == ["3", "3", ""]
 
 
 def test_runs_that_a_folder_compares_are_each_reported(runs, tmp_path):

@@ -11,6 +11,7 @@ from mta_jax.errors import ConfigError, UserError
 from mta_jax.evaluate.config import EvaluateConfig
 from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.pair_scores import encoded_pair, score_pairs
+from mta_jax.evaluate.paper import TABLE_4, TABLE_4_COLUMNS
 from mta_jax.evaluate.task import Findings, run_task
 from mta_jax.evaluate.text_model import CheckpointModel, models_of
 from mta_jax.evaluate.texts import read_texts
@@ -20,11 +21,6 @@ _DATA = {
     "openai": "hf:EleutherAI/lambada_openai?name=default&split=test",
     "standard": "hf:cimec/lambada?split=test",
 }
-# Table 4 of the paper, perplexity of its 880M models.
-_PAPER = (
-    "In the paper (880M, perplexity; standard / openai): Transformer 17.6 / 9.5, DIFF 14.9 / 9.3, "
-    "talking heads 15.1 / 8.9, MTA 13.2 / 8.4"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,8 +190,13 @@ def _table(config: LambadaConfig, rows: Sequence[Mapping[str, Any]]) -> Grid:
             for row in rows
         ],
         num_words=2,
-        note=_PAPER,
+        note=f"In the paper (table 4, 880M, perplexity; {' / '.join(TABLE_4_COLUMNS)}): {_paper()}",
     )
+
+
+def _paper() -> str:
+    lines = {kind: " / ".join(map(str, figures)) for kind, figures in TABLE_4.items()}
+    return ", ".join(f"{kind} {figures}" for kind, figures in lines.items())
 
 
 def _spell(perplexity: float) -> str:

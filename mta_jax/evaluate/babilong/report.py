@@ -29,10 +29,7 @@ def findings_of(samples: Sequence[Mapping[str, Any]], *, note: str = "") -> Find
     """
     rows = figures_of(samples)
     return Findings(
-        tables=[
-            _grid([row for row in rows if row["length"] == length], note)
-            for length in sorted({row["length"] for row in rows})
-        ],
+        tables=tables_of(rows, note=note),
         rows=rows,
         samples=samples,
         pictures={
@@ -44,6 +41,19 @@ def findings_of(samples: Sequence[Mapping[str, Any]], *, note: str = "") -> Find
             for score in SCORES
         },
     )
+
+
+def tables_of(rows: Sequence[Mapping[str, Any]], *, note: str = "") -> list[Grid]:
+    """A table for each length.
+
+    Args:
+      rows: as of `figures_of`.
+      note: what else to say below the tables.
+    """
+    return [
+        _grid([row for row in rows if row["length"] == length], note)
+        for length in sorted({row["length"] for row in rows})
+    ]
 
 
 def figures_of(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

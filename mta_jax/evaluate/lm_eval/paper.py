@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.paper import TABLE_3
 
 TASKS = {
     "boolq": 0,
@@ -17,14 +18,6 @@ TASKS = {
     "mmlu": 5,
 }
 """Names in the harness, and the solved examples before each question."""
-
-# Accuracies in per cent of the paper's 880M models, in the order of TASKS, and their mean.
-_PAPER = {
-    "Transformer": (56.2, 70.2, 39.9, 38.5, 56.4, 57.9, 25.9, 23.8, 24.5, 43.7),
-    "DIFF Transformer": (59.6, 70.5, 39.7, 38.9, 56.4, 57.7, 25.6, 21.4, 24.9, 43.9),
-    "talking heads": (61.9, 71.4, 40.6, 39.4, 54.5, 58.2, 25.2, 23.6, 24.7, 44.4),
-    "MTA": (62.1, 71.7, 40.4, 39.7, 57.2, 58.9, 24.7, 23.6, 25.8, 44.9),
-}
 
 
 def beside_the_paper(rows: Sequence[Mapping[str, Any]]) -> Grid:
@@ -41,7 +34,7 @@ def beside_the_paper(rows: Sequence[Mapping[str, Any]]) -> Grid:
         model: [*(found[task] for task in TASKS), sum(found.values()) / len(found)]
         for model, found in accuracies.items()
     }
-    paper = {f"paper, 880M {name}": list(figures) for name, figures in _PAPER.items()}
+    paper = {f"paper, 880M {name}": list(figures) for name, figures in TABLE_3.items()}
     return Grid(
         title="Accuracy in per cent, as in the paper's Table 3",
         columns=["model", *TASKS, "mean"],

@@ -2,6 +2,7 @@
 
 from mta_jax.command_line.plain import from_plain
 from mta_jax.errors import ConfigError, UserError
+from mta_jax.evaluate.babilong.report import tables_of
 from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.needle.config import NeedleConfig
 from mta_jax.evaluate.needle.evaluation import Row, tables
@@ -16,8 +17,6 @@ BABILONG_IN_THE_PAPER = (
     "The paper shows BABILong in plots without numbers (figures 5 and 7), so none stand beside "
     "these. It finds MTA above the others, most of all in 4,096 tokens."
 )
-
-_SCORES = {"generated": "written answers", "likeliest": "likeliest labels"}
 
 
 def needle_tables(evaluation: Evaluation) -> list[Grid]:
@@ -43,7 +42,7 @@ def needle_tables(evaluation: Evaluation) -> list[Grid]:
 
 
 def babilong_tables(evaluation: Evaluation) -> list[Grid]:
-    """Shares of right answers by task, a table for each length.
+    """The evaluation's own tables.
 
     Raises:
       ConfigError: where the rows are not those of the task.
@@ -52,29 +51,7 @@ def babilong_tables(evaluation: Evaluation) -> list[Grid]:
         ("model", "kind", "source", "task"),
         ("length", "samples", "generated", "likeliest", "chance"),
     )
-    grids = []
-    for length in sorted({row["length"] for row in rows}):
-        own = [row for row in rows if row["length"] == length]
-        tasks = list(dict.fromkeys(row["task"] for row in own))
-        lines = []
-        for model in dict.fromkeys(row["model"] for row in own):
-            of_model = {row["task"]: row for row in own if row["model"] == model}
-            kind = next(iter(of_model.values()))["kind"]
-            for score, words in _SCORES.items():
-                cells = [
-                    f"{100 * of_model[task][score]:.1f}" if task in of_model else ""
-                    for task in tasks
-                ]
-                lines.append([model, kind, words, *cells])
-        chance = {row["task"]: f"{100 * row['chance']:.1f}" for row in own}
-        lines.append(["chance", "", _SCORES["likeliest"], *(chance[task] for task in tasks)])
-        where = f"facts in {length:,} tokens" if length else "facts alone"
-        grids.append(
-            Grid(
-                title=f"{own[0]['source']}: {where}, right answers, %",
-                columns=["model", "attention", "score", *tasks],
-                rows=lines,
-                num_words=3,
-            )
-        )
-    return grids
+    try:
+        return tables_of(rows)
+    except KeyError:
+        raise ConfigError(f"{evaluation.where}: lacks tasks of a model") from None

@@ -141,7 +141,7 @@ def babilong(folder):
         {
             "model": "a",
             "kind": "mta",
-            "source": "in bAbI's style",
+            "source": "bAbI",
             "length": length,
             "task": task,
             "samples": 10,

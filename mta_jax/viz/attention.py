@@ -28,7 +28,7 @@ def attention_maps(
     """
     num_rows = -(-len(maps) // columns)
     long_labels = any(len(key) > 2 for key in keys)
-    width = max(6.0 / columns, 0.16 * len(keys) + 0.8)
+    width = max(5.2 / columns, 0.16 * len(keys) + 0.8)
     height = 0.2 * len(queries) + 0.75
     figure = Figure(
         figsize=(width * columns + 0.8, height * num_rows + 0.9 + 0.5 * long_labels),

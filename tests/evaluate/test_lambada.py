@@ -127,7 +127,7 @@ def test_the_command_prints_a_table_and_writes_what_became_of_each(run, capsys, 
     assert main(["lambada", *flags, "--output", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
     assert "run-0, step 4" in output
-    assert "MTA 13.2 / 8.4" in output
+    assert "mta 13.2 / 8.4" in output
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["rows"][0]["passages"] == 4
     samples = (tmp_path / "out" / "samples.jsonl").read_text().splitlines()

@@ -95,7 +95,8 @@ def _differences(runs: Sequence[Run]) -> list[Block]:
     differing = [
         name
         for name in names
-        if name not in _NOT_TOLD and len({own.get(name, "") for own in settings.values()}) > 1
+        if name not in _NOT_TOLD
+        and len({own[name] for own in settings.values() if name in own}) > 1
     ]
     if not differing:
         return [Paragraph("The runs have the same settings.")]

@@ -134,8 +134,7 @@ def test_runs_are_told_with_what_they_took_and_their_differences(runs):
     assert "run_dir" not in differences
     assert "seed" not in differences
     # What describes the data of the other source is no difference.
-    assert differences["data.text.sequence_length"] == ["", "", "64"]
-    assert differences["data.block_search.block_size"] == ["3", "3", ""]
+    assert not [name for name in differences if name.startswith(("data.text", "data.block"))]
 
 
 def test_runs_that_a_folder_compares_are_each_reported(runs, tmp_path):

@@ -28,10 +28,9 @@ class Grid:
         """For a terminal."""
         table = Table(title=self.title, caption=self.note or None)
         for number, column in enumerate(self.columns):
+            # In a narrow terminal lines break at spaces, and long names anywhere.
             is_word = number < self.num_words
-            table.add_column(
-                column, justify="left" if is_word else "right", overflow="fold", no_wrap=not is_word
-            )
+            table.add_column(column, justify="left" if is_word else "right", overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table

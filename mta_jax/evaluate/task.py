@@ -14,8 +14,8 @@ from mta_jax.command_line import parse
 from mta_jax.command_line.plain import plain
 from mta_jax.evaluate.config import EvaluateConfig
 from mta_jax.evaluate.grid import Grid
-from mta_jax.evaluate.provenance import provenance
 from mta_jax.files import check_new_folder, new_folder
+from mta_jax.provenance import provenance
 
 FIGURES_FILE, SAMPLES_FILE, TABLE_FILE = "figures.json", "samples.jsonl", "table.md"
 

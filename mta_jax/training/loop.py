@@ -24,6 +24,7 @@ from mta_jax.parallel.mesh import on
 from mta_jax.parallel.preemption import Preemption
 from mta_jax.parallel.processes import gathered, is_first, on_first
 from mta_jax.parallel.rules import state_shardings, with_shardings
+from mta_jax.provenance import made_with
 from mta_jax.training import bad_step, run_folder
 from mta_jax.training.beginning import Beginning, begin, check_beginning
 from mta_jax.training.changed_data import change_of_data
@@ -183,6 +184,7 @@ def _train(
         "num_params": result.num_params,
         "seconds": result.seconds,
         "held_out": result.held_out,
+        "made_with": made_with(),
     }
     if is_first():
         write_atomically(folder / "results.json", json.dumps(figures, indent=2) + "\n")

@@ -10,7 +10,7 @@ checkpoints/      Orbax checkpoints
 pictures/         PNG files
 lock              held by the process that trains here
 bad_step/         the batch that ended the run, if one did
-results.json      the final figures
+results.json      the final figures, and what they were made with
 ================  ====================================================
 
 A folder of weights, which a conversion makes, is no run. It holds:

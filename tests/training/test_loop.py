@@ -154,6 +154,8 @@ def test_results_are_in_a_file(finished):
     results = json.loads((finished.folder / "results.json").read_text())
     assert results["held_out"]["heldout"]["error"] == finished.held_out["heldout"]["error"]
     assert results["num_params"] == finished.num_params
+    assert results["made_with"]["jax"] == jax.__version__
+    assert "cpu" in results["made_with"]["device"]
 
 
 def test_training_learns(tmp_path):

@@ -17,6 +17,8 @@ from mta_jax.viz.curves import STYLES
 # The names of the runs tell it.
 _NOT_TOLD = {"run_dir"}
 
+_MADE_WITH = ("commit", "device", "jax")
+
 # Columns of a table that a page has room for.
 _RUNS_ACROSS = 6
 
@@ -61,15 +63,19 @@ def _cost(runs: Sequence[Run]) -> Grid:
                 f"{run.tokens:,}",
                 f"{run.seconds:,.0f}",
                 f"{run.tokens_per_second:,.0f}",
+                *(str(run.made_with.get(name) or "") for name in _MADE_WITH),
             ]
         )
     return Grid(
         title="What they took",
-        columns=["run", "parameters", "steps", "tokens seen", "seconds", "tokens/s at the end"],
+        columns=[
+            *("run", "parameters", "steps", "tokens seen", "seconds", "tokens/s at the end"),
+            *_MADE_WITH,
+        ],
         rows=rows,
         note=(
             "Tokens are those of all rows, padding included. Seconds are those of training, "
-            "without evaluations. A run does not record on which device it was."
+            "without evaluations. Commit, device and jax are those that a run ended with."
         ),
     )
 

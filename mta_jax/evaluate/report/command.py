@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mta_jax.command_line import parse
-from mta_jax.evaluate.provenance import provenance
 from mta_jax.evaluate.report.about_runs import curves_section, runs_section
 from mta_jax.evaluate.report.attention import ToyAttention, prompt_tokens, text_attention
 from mta_jax.evaluate.report.config import ReportConfig
@@ -26,6 +25,7 @@ from mta_jax.evaluate.report.markdown import PICTURES, as_markdown
 from mta_jax.evaluate.report.results import result_sections
 from mta_jax.evaluate.report.runs import Run, read_runs
 from mta_jax.files import check_new_folder, new_folder
+from mta_jax.provenance import provenance
 from mta_jax.training.learned_kernels import learned_kernels
 
 MARKDOWN_FILE, HTML_FILE = "report.md", "report.html"

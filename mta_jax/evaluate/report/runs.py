@@ -1,12 +1,14 @@
 """Runs that are reported, as their folders tell of them."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from mta_jax.errors import ConfigError
+from mta_jax.errors import ConfigError, UserError
 from mta_jax.evaluate.config import matching
 from mta_jax.evaluate.text_model import short_names
 from mta_jax.training.config import TrainConfig, runs_of
@@ -26,6 +28,7 @@ class Run:
       config: its settings.
       rows: of its metrics.
       timing: rows of its times.
+      made_with: commit, device and versions that it ended with, as far as it recorded them.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Run:
     config: TrainConfig
     rows: Sequence[Row]
     timing: Sequence[Row]
+    made_with: Mapping[str, Any]
 
     @property
     def kind(self) -> str:
@@ -106,6 +110,7 @@ def read_runs(locations: Sequence[str]) -> list[Run]:
             config=configs[folder],
             rows=_rows(folder / METRICS_FILE),
             timing=_rows(folder / TIMING_FILE),
+            made_with=_made_with(folder / "results.json"),
         )
         for folder, name in zip(folders, short_names(folders), strict=True)
     ]
@@ -121,6 +126,16 @@ def _found(folder: Path) -> dict[Path, TrainConfig]:
     if not there:
         raise ConfigError(f"runs {folder}: none of the runs that it compares has begun")
     return {own.resolve(): read_config(own, "runs") for own in there}
+
+
+def _made_with(path: Path) -> Mapping[str, Any]:
+    """What a finished run recorded; older ones did not."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")).get("made_with", {}))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the results of a run ({error})") from None
 
 
 def _rows(path: Path) -> list[Row]:

@@ -71,7 +71,7 @@ def test_kernels_of_many_layers_and_heads_are_split_into_pictures():
         )
         if layer < 5 or place != "pre_kq"
     }
-    run = Run(name="r", folder=Path("r"), config=toy_config(), rows=[], timing=[])
+    run = Run(name="r", folder=Path("r"), config=toy_config(), rows=[], timing=[], made_with={})
     chosen, *pictures = kernel_blocks(run, kernels)
     assert chosen == Paragraph("Of r's 5 layers with key-query kernels, 4 are drawn.")
     layers = "from layer 0, before softmax, to layer 4, before softmax"

@@ -14,16 +14,10 @@ import jax
 import mta_jax
 
 
-def provenance(*, command: str, seconds: float) -> dict[str, Any]:
-    """Command, commit, device, versions and time, as plain values.
-
-    Args:
-      command: the program and its task, as they are typed.
-      seconds: that the evaluation took.
-    """
+def made_with() -> dict[str, Any]:
+    """Commit, device, versions and date, as plain values."""
     devices = jax.devices()
     return {
-        "command": shlex.join(["python", "-m", *command.split(), *sys.argv[2:]]),
         "mta_jax": mta_jax.__version__,
         "commit": _commit(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
@@ -31,8 +25,18 @@ def provenance(*, command: str, seconds: float) -> dict[str, Any]:
         "flax": flax.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
-        "seconds": round(seconds, 1),
     }
+
+
+def provenance(*, command: str, seconds: float) -> dict[str, Any]:
+    """The same with the command line and the time.
+
+    Args:
+      command: the program and its task, as they are typed.
+      seconds: that it took.
+    """
+    line = shlex.join(["python", "-m", *command.split(), *sys.argv[2:]])
+    return {"command": line, **made_with(), "seconds": round(seconds, 1)}
 
 
 def _commit() -> str | None:

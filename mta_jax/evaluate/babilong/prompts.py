@@ -16,13 +16,17 @@ class Prompt:
       task: the task.
       shots: examples with their answers. They are made up, short, the same for all questions and
         without other text between their facts; their answers differ as far as there are labels.
+
+    Attributes:
+      examples: the stories of these.
     """
 
     def __init__(self, task: Task, shots: int) -> None:
+        self.examples = _examples(task, shots)
         lines = [f"{task.instruction} Answer each question with one word."]
         lines += [
             f"{_asked(' '.join(story.facts), story.question)} {story.answer}"
-            for story in _examples(task, shots)
+            for story in self.examples
         ]
         self._beginning = "\n\n".join(lines)
 

@@ -71,12 +71,13 @@ class SampleMaker:
     def choose(self, task: Task, samples: int, *, length: int) -> list[int]:
         """Numbers of the first stories that fit a length.
 
-        Those have at most length / 8 lines, as in BABILong, and fit it with their prompt.
+        Those have at most length / 8 lines, as in BABILong, and fit it with their prompt, of whose
+        examples they are none.
 
         Args:
           task: the task.
           samples: how many.
-          length: tokens; 0: any fit.
+          length: tokens; 0: any length fits.
 
         Raises:
           ConfigError: where there are not so many.
@@ -140,6 +141,9 @@ class SampleMaker:
         }
 
     def _fits(self, prompt: Prompt, story: Story, length: int) -> bool:
+        if story in prompt.examples:
+            # The prompt would tell its answer.
+            return False
         if not length:
             return True
         text = prompt.around(" ".join(story.facts), story.question)

@@ -77,6 +77,17 @@ def test_only_stories_that_fit_are_chosen(maker):
     assert long == every
 
 
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_no_question_is_answered_in_the_examples(maker, task):
+    maker = dataclasses.replace(maker, seed=0)
+    # The examples are among the stories of this seed.
+    examples = Prompt(task, 2).examples
+    stories = [maker.stories.story(task, number, seed=0) for number in range(100)]
+    assert set(examples) <= set(stories)
+    for number in maker.choose(task, 98, length=0):
+        assert maker.stories.story(task, number, seed=0) not in examples
+
+
 def test_too_few_stories_are_refused(maker, folder):  # noqa: F811
     with pytest.raises(
         ConfigError, match=r"of 600 stories of QA2, bAbI-style .* 0 fit a length of"

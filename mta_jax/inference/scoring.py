@@ -53,6 +53,8 @@ def score(
     """
     if len(prompts) != len(choices):
         raise ValueError(f"choices: of {len(choices)} prompts, where there are {len(prompts)}")
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("prompts: one is empty; it needs at least one token")
     if any(len(choice) == 0 for own in choices for choice in own):
         raise ValueError("choices: one is empty; it needs at least one token")
     longest = max((len(choice) for own in choices for choice in own), default=0)

@@ -47,6 +47,9 @@ def test_a_long_prompt_leaves_room(monkeypatch):
     np.testing.assert_allclose(result.log_prob, expected(prompt, CHOICES[1][2])[0], rtol=1e-5)
 
 
-def test_empty_continuations_are_refused():
-    with pytest.raises(ValueError, match="at least one token"):
-        score(decoder(), [PROMPT], [[np.array([], np.int32)]])
+def test_empty_prompts_and_continuations_are_refused():
+    empty = np.array([], np.int32)
+    with pytest.raises(ValueError, match="choices: one is empty; it needs at least one token"):
+        score(decoder(), [PROMPT], [[empty]])
+    with pytest.raises(ValueError, match="prompts: one is empty; it needs at least one token"):
+        score(decoder(), [PROMPT, empty], [[PROMPT], [PROMPT]])

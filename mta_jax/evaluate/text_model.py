@@ -195,6 +195,8 @@ def folders_of(
 ) -> list[Path]:
     """Where the checkpoints of a config are, looked at and not read; arguments of `models_of`.
 
+    Each is there once, however it is named.
+
     Raises:
       ConfigError: where a text is too long for a model, or it has learned no text.
       UserError: where there is no checkpoint.
@@ -211,7 +213,7 @@ def folders_of(
                 f"{setting} {longest:,}: checkpoint {one.folder} is made for {one.length:,} "
                 "tokens; ask for less, or give --allow_extrapolation"
             )
-    return [one.folder for one in described]
+    return list({one.folder.resolve(): one.folder for one in described}.values())
 
 
 def _read(folder: Path, name: str, batch_size: int | None) -> CheckpointModel:

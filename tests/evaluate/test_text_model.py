@@ -8,7 +8,7 @@ from flax import nnx
 
 from mta_jax.data import continuation_tokens
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
-from mta_jax.evaluate.text_model import in_batches, models_of, names_of
+from mta_jax.evaluate.text_model import folders_of, in_batches, models_of, names_of
 from mta_jax.training.loop import train
 from tests.training.tiny import text_config
 
@@ -67,6 +67,13 @@ def test_names_tell_checkpoints_apart():
     assert names("/r/1/mta/checkpoints/5", "/r/2/mta/checkpoints/5") == ["1/mta", "2/mta"]
     assert names("/r/a/checkpoints/5", "/r/a/checkpoints/10") == ["a@5", "a@10"]
     assert names("/r/w/weights") == ["w"]
+
+
+def test_a_checkpoint_of_two_names_is_evaluated_once(model):
+    run = model.folder.parents[1]
+    given = [str(run), f"{run}/", str(model.folder), str(run.parent / "." / "l*")]
+    (folder,) = folders_of(EvaluateConfig(checkpoint=given))
+    assert folder.samefile(model.folder)
 
 
 def test_a_glob_names_models_only(tmp_path):

@@ -72,6 +72,8 @@ def test_who_guesses_finds_as_many_as_chance():
         (" 123. The magic number of Oslo is 34", [False, True]),
         (" 12 and 34", [True, False]),
         (" of course 12", [False, False]),
+        (" not here. The magic number of Rome is 12. Oslo is 34.", [False, True]),
+        (" 12. The magic number of Oslo is unknown. Oslo is 34.", [True, False]),
         ("", [False, False]),
     ],
 )

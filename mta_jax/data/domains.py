@@ -122,7 +122,7 @@ def _open_domain(
 
     def opened(locations: Sequence[str], field: str, skips: Skips) -> Source:
         if any(location.startswith(NEEDLES) for location in locations):
-            return _needles(locations, tokenizer, f"{setting}.{field}")
+            return _needles(locations, domain.field, tokenizer, f"{setting}.{field}")
         source = open_documents(
             locations,
             field=domain.field,
@@ -164,13 +164,13 @@ def _open_domain(
     return domain_of(train, train, is_held_out)
 
 
-def _needles(locations: Sequence[str], tokenizer: Tokenizer, setting: str) -> Source:
+def _needles(locations: Sequence[str], field: str, tokenizer: Tokenizer, setting: str) -> Source:
     if len(locations) > 1:
         raise ConfigError(
             f"{setting} {', '.join(locations)}: needles are a domain of their own; name one "
             "location"
         )
-    return NeedleDocuments(locations[0], tokenizer, setting)
+    return NeedleDocuments(locations[0], tokenizer, setting, field=field)
 
 
 def _digest(domain: str, document: str, root: str) -> int:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -160,6 +161,16 @@ def test_a_run_learns_the_answers_and_holds_some_documents_out():
             answer = tokenizer.decode(batch["targets"][row][learned])
             assert answer.strip()[0].isdigit()
             assert batch["targets"][row][learned][-1] == tokenizer.eos_id
+
+
+def test_the_field_of_a_domain_is_that_of_its_haystack(tmp_path):
+    file = tmp_path / "hay.jsonl"
+    file.write_text(json.dumps({"body": " ".join(HAYSTACK.sentences), "text": "Not this."}))
+    domain = DomainConfig(train=f"needles:{file}?length=400", field="body")
+    text = TextConfig(domains={"a": domain}, sequence_length=400, packing="best_fit")
+    data = load_data(DataConfig(source="text", text=text, batch_size=1), seed=0, held_out_rows=1)
+    shown = data.tokenizer.decode(next(iter(data.train))["inputs"][0])
+    assert "of it. Sentence" in shown
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,13 @@ class NeedleDocuments:
         - ``loss``: ``answer``, or ``all`` to learn the context as text too (answer).
       tokenizer: tells the lengths.
       setting: that names the location, for messages.
+      field: of lines of JSON, parquet and Hugging Face, the field that holds the haystack.
 
     Raises:
       ConfigError: where an option or the text cannot be used.
     """
 
-    def __init__(self, location: str, tokenizer: Tokenizer, setting: str):
+    def __init__(self, location: str, tokenizer: Tokenizer, setting: str, *, field: str = "text"):
         self._location = location
         self._tokenizer = tokenizer
         place, _, query = location.removeprefix(NEEDLES).partition("?")
@@ -66,7 +67,7 @@ class NeedleDocuments:
             raise ConfigError(
                 f"{setting} {location}: expected {NEEDLES}TEXT, such as {NEEDLES}python:docs"
             )
-        self._haystack = load_haystack([place], setting=setting)
+        self._haystack = load_haystack([place], setting=setting, field=field)
         self._sizes = self._haystack.token_counts(tokenizer)
         most = max(self._options.needles)
         largest = self._spec(most, min(most, max(self._options.asked)), depth=0.5)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,10 +88,12 @@ def evaluate_toy(config: ToyConfig) -> Findings:
     """The errors of all checkpoints.
 
     Raises:
-      ConfigError: where a checkpoint is not of the task, or one counts twice.
+      ConfigError: where a checkpoint is not of the task, one counts twice, or those of a column
+        have samples of different sizes.
       UserError: where one cannot be read.
     """
     folders = []
+    columns: dict[tuple[int, str], tuple[Path, int]] = {}
     for location in checkpoints_of(config):
         described = describe_weights(location, "checkpoint")
         source = described.program.config.data.source
@@ -98,6 +101,15 @@ def evaluate_toy(config: ToyConfig) -> Findings:
             raise ConfigError(
                 f"checkpoint {described.folder}: was trained on data.source {source}, not on "
                 "block_search"
+            )
+        task = described.program.config.data.block_search
+        column = (task.block_size, task.answer)
+        other, num_blocks = columns.setdefault(column, (described.folder, task.num_blocks))
+        if task.num_blocks != num_blocks:
+            raise ConfigError(
+                f"checkpoint {described.folder}: has {task.num_blocks} blocks in a sample, and "
+                f"{other} of the same column {_column(*column)} has {num_blocks}; evaluate them "
+                "apart"
             )
         folders.append(described.folder)
     rows = []

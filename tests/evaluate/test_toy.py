@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -102,6 +103,13 @@ def test_runs_on_something_else_and_runs_twice_are_refused(runs, tmp_path, capsy
     both = f"[{folder / 'mta-0'}, {tmp_path / 'again'}]"
     assert main(["toy", "--checkpoint", both]) == 2
     assert "is of the kind, task, steps and seed 0 of" in capsys.readouterr().err
+    config = toy_config(seed=2)
+    longer = dataclasses.replace(config.data.block_search, sequence_length=29)
+    data = dataclasses.replace(config.data, block_search=longer)
+    train(dataclasses.replace(config, data=data), tmp_path / "long", name="long")
+    assert main(["toy", "--checkpoint", f"[{folder / 'mta-0'}, {tmp_path / 'long'}]"]) == 2
+    message = r"long\S*: has 6 blocks in a sample, and \S*mta-0\S* of the same column N=3 all"
+    assert re.search(message, capsys.readouterr().err)
     with pytest.raises(SystemExit):
         main(["toy", "--checkpoint", "x", "--dropout", "1"])
     assert "dropout 1.0: must be in (0, 1), or null" in capsys.readouterr().err

@@ -14,13 +14,18 @@ import jax
 import mta_jax
 
 
-def made_with() -> dict[str, Any]:
-    """Commit, device, versions and date, as plain values."""
+def made_with(num_devices: int | None = None) -> dict[str, Any]:
+    """Commit, device, versions and date, as plain values.
+
+    Args:
+      num_devices: how many were used; None: all.
+    """
     devices = jax.devices()
+    count = num_devices or len(devices)
     return {
         "mta_jax": mta_jax.__version__,
         "commit": _commit(),
-        "device": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
+        "device": f"{count} x {devices[0].device_kind} ({platform.machine()})",
         "jax": jax.__version__,
         "flax": flax.__version__,
         "python": platform.python_version(),
@@ -29,14 +34,14 @@ def made_with() -> dict[str, Any]:
 
 
 def provenance(*, command: str, seconds: float) -> dict[str, Any]:
-    """The same with the command line and the time.
+    """The same of a command on one device, with the command line and the time.
 
     Args:
       command: the program and its task, as they are typed.
       seconds: that it took.
     """
     line = shlex.join(["python", "-m", *command.split(), *sys.argv[2:]])
-    return {"command": line, **made_with(), "seconds": round(seconds, 1)}
+    return {"command": line, **made_with(num_devices=1), "seconds": round(seconds, 1)}
 
 
 def _commit() -> str | None:

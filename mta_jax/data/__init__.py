@@ -12,12 +12,7 @@ from mta_jax.data.pipeline import (
 )
 from mta_jax.data.streams import Batch, Position, joined
 from mta_jax.data.text_config import DomainConfig, TextConfig
-from mta_jax.data.tokenizers import (
-    ByteTokenizer,
-    LetterTokenizer,
-    Tokenizer,
-    continuation_tokens,
-)
+from mta_jax.data.tokenizers import ByteTokenizer, LetterTokenizer, Tokenizer, split_tokens
 
 __all__ = [
     "Batch",
@@ -32,9 +27,9 @@ __all__ = [
     "TextConfig",
     "Tokenizer",
     "check_data",
-    "continuation_tokens",
     "joined",
     "load_data",
     "load_held_out",
+    "split_tokens",
     "tokenizer_for",
 ]

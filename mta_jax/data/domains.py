@@ -24,7 +24,7 @@ from mta_jax.data.sources import (
 )
 from mta_jax.data.streaming import StreamDataset
 from mta_jax.data.text_config import DomainConfig, TextConfig
-from mta_jax.data.tokenizers import Tokenizer, continuation_tokens
+from mta_jax.data.tokenizers import Tokenizer, split_tokens
 from mta_jax.errors import ConfigError
 
 # One thread of its own reads ahead for a whole batch; a pool of threads for rows that cost
@@ -227,8 +227,7 @@ def _tokens(tokenizer: Tokenizer, document: Document) -> np.ndarray:
         return framed(content, tokenizer)
     if not document.prompt:
         return framed(tokenizer.encode(content), tokenizer)
-    given = tokenizer.encode(document.prompt)
-    learned = continuation_tokens(tokenizer, document.prompt, content)
+    given, (learned,) = split_tokens(tokenizer, document.prompt, [content])
     return framed(np.concatenate([given, learned]), tokenizer, num_given=len(given))
 
 

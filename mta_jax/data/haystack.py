@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mta_jax.data.sources import Document, IndexedDocuments, Skips, open_documents
+from mta_jax.data.sources import Document, IndexedDocuments, NoSkips, open_documents
 from mta_jax.data.tokenizers import Tokenizer
 from mta_jax.errors import ConfigError
 
@@ -37,8 +37,17 @@ class Haystack:
     digest: str
 
     def token_counts(self, tokenizer: Tokenizer) -> np.ndarray:
-        """Tokens of each sentence with a space before it, int64 [sentences]."""
-        return np.array([len(tokenizer.encode(f" {text}")) for text in self.sentences], np.int64)
+        """Tokens of each sentence behind another, with the space between, int64 [sentences]."""
+        counts = [max(tokens_behind(tokenizer, text), 1) for text in self.sentences]
+        return np.array(counts, np.int64)
+
+
+def tokens_behind(tokenizer: Tokenizer, text: str) -> int:
+    """How many tokens a text adds behind another sentence, with the space between them.
+
+    Encoded alone it would have other ones: some tokenizers put a space in front of every text.
+    """
+    return len(tokenizer.encode(f". {text}")) - len(tokenizer.encode("."))
 
 
 def load_haystack(locations: Sequence[str], *, setting: str, field: str = "text") -> Haystack:
@@ -92,7 +101,7 @@ def _documents(locations: Sequence[str], setting: str, field: str) -> Iterator[D
         field=field,
         tokenizer=("", 0),
         setting=setting,
-        skips=Skips(setting, max_share=1.0),
+        skips=NoSkips(setting),
     )
     if isinstance(source, IndexedDocuments):
         found: Iterator[Document | None] = (source[index] for index in range(len(source)))

@@ -21,7 +21,7 @@ class EvaluateConfig:
     """New folder for the figures, a line for each sample, and pictures; null: only the table."""
 
     batch_size: int | None = None
-    """Rows at a time; null: as in training."""
+    """Rows at a time; null: as in training, and of longer rows fewer."""
 
     def __post_init__(self) -> None:
         if not self.given_checkpoints:

@@ -172,6 +172,8 @@ def evaluate_lambada(config: LambadaConfig) -> Findings:
             }
             for passage, score in zip(passages, scores, strict=True)
         ]
+        # Before the next is read.
+        del model
     return Findings(tables=[_table(config, rows)], rows=rows, samples=samples)
 
 

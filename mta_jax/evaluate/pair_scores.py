@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mta_jax.data import Tokenizer, continuation_tokens
+from mta_jax.data import Tokenizer, split_tokens
 from mta_jax.errors import UserError
 from mta_jax.evaluate.text_model import Advance, in_batches
 from mta_jax.generate.language_model import LanguageModel
@@ -13,7 +13,7 @@ from mta_jax.inference import Score, score
 
 # Continuations of one context that are scored after reading it once: many tasks ask for a few, and
 # rows of a batch should have about equally many.
-_MOST_CONTINUATIONS = 8
+_MOST_CONTINUATIONS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,8 @@ def encoded_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Pair:
     """
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation
-    added = continuation_tokens(tokenizer, kept, continuation)
-    return Pair(
-        np.concatenate([[tokenizer.bos_id], tokenizer.encode(kept)]).astype(np.int32),
-        added if len(added) else tokenizer.encode(continuation),
-    )
+    given, (added,) = split_tokens(tokenizer, kept, [continuation])
+    return Pair(np.concatenate([[tokenizer.bos_id], given]).astype(np.int32), added)
 
 
 def score_pairs(

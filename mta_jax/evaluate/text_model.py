@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from mta_jax.data import Tokenizer, continuation_tokens
+from mta_jax.data import Tokenizer, split_tokens
 from mta_jax.errors import ConfigError
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
 from mta_jax.generate.language_model import LanguageModel, language_model_of
@@ -61,6 +61,15 @@ class TextModel(Protocol):
         """Scores of the continuations of each prompt."""
 
 
+def likeliest(choices: Sequence[str], scores: Sequence[Score]) -> str:
+    """The choice that a model finds likeliest.
+
+    It is the log-probability of all its tokens together that counts, not divided by their number:
+    so that it is the choice that a model limited to these would write most often.
+    """
+    return max(zip(choices, scores, strict=True), key=lambda pair: pair[1].log_prob)[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointModel:
     """A checkpoint as a `TextModel`.
@@ -100,7 +109,7 @@ class CheckpointModel:
         texts = [""] * len(prompts)
         for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
             written = self.language_model.generate(
-                [prompts[place] for place in self._filled(places)],
+                [prompts[place] for place in self._filled(places, len(prompts))],
                 max_new_tokens=max_new_tokens,
                 sampling=Sampling(temperature=0.0),
                 stop=stop,
@@ -121,15 +130,13 @@ class CheckpointModel:
         """Scores of the continuations of each prompt."""
         scores: list[list[Score]] = [[] for _ in prompts]
         for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
-            rows = self._filled(places)
+            split = [split_tokens(self.tokenizer, prompts[p], choices[p]) for p in places]
+            # The number of prompts decides what is compiled.
+            rows = self._filled([*range(len(places))], len(prompts))
             found = score(
                 self.language_model.decoder,
-                [self._prompt_tokens(prompts[place]) for place in rows],
-                [
-                    [continuation_tokens(self.tokenizer, prompts[place], choice) for choice in own]
-                    for place in rows
-                    for own in [choices[place]]
-                ],
+                [np.concatenate([[self.tokenizer.bos_id], split[row][0]]) for row in rows],
+                [split[row][1] for row in rows],
             )
             for place, own in zip(places, found, strict=False):
                 scores[place] = own
@@ -137,12 +144,9 @@ class CheckpointModel:
                 advance(len(places))
         return scores
 
-    def _prompt_tokens(self, prompt: str) -> np.ndarray:
-        return np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(prompt)])
-
-    def _filled(self, places: Sequence[int]) -> list[int]:
-        """The places of a batch, the first repeated until it has the size that is compiled."""
-        return [*places, *[places[0]] * (self.batch_size - len(places))]
+    def _filled(self, places: Sequence[int], num_prompts: int) -> list[int]:
+        """The places of a batch, the first repeated until it has the size of the others."""
+        return [*places, *[places[0]] * (min(self.batch_size, num_prompts) - len(places))]
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -173,15 +177,15 @@ def models_of(
       allow_extrapolation: whether that may be longer than a model was made for.
 
     Raises:
-      ConfigError: where a text is too long for a model, its tokenizer is not the one of its
-        training, or it has learned no text.
+      ConfigError: where a text is too long for a model, or it has learned no text; and, when it
+        is read, where its tokenizer is not the one of its training.
       UserError: where a checkpoint cannot be read.
     """
     folders = folders_of(
         config, longest=longest, setting=setting, allow_extrapolation=allow_extrapolation
     )
     return (
-        _read(folder, name, config.batch_size)
+        _read(folder, name, config.batch_size, longest)
         for folder, name in zip(folders, names_of(folders), strict=True)
     )
 
@@ -216,8 +220,11 @@ def folders_of(
     return list({one.folder.resolve(): one.folder for one in described}.values())
 
 
-def _read(folder: Path, name: str, batch_size: int | None) -> CheckpointModel:
+def _read(folder: Path, name: str, batch_size: int | None, longest: int) -> CheckpointModel:
     saved = read_weights(folder, "checkpoint")
+    run = saved.program.config
+    # As many tokens at a time as in training.
+    at_a_time = run.held_out_rows * run.data.row_length // max(longest, run.data.row_length)
     return CheckpointModel(
         name=name,
         kind=kind_of(saved),
@@ -225,7 +232,7 @@ def _read(folder: Path, name: str, batch_size: int | None) -> CheckpointModel:
         folder=folder,
         context_length=saved.length,
         language_model=language_model_of(saved, context_length=_NO_LIMIT),
-        batch_size=batch_size or saved.program.config.held_out_rows,
+        batch_size=batch_size or max(at_a_time, 1),
     )
 
 

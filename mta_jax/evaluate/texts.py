@@ -2,28 +2,15 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
 
 from mta_jax.data.sources import (
     Document,
     DocumentStream,
     IndexedDocuments,
-    Skips,
+    NoSkips,
     open_documents,
 )
 from mta_jax.errors import UserError
-
-
-class _NoSkips(Skips):
-    """Figures of a part of the texts would pass for those of all."""
-
-    def __init__(self, setting: str):
-        super().__init__(setting, max_share=0.0)
-        self._setting = setting
-
-    def skip(self, where: str, reason: str) -> NoReturn:
-        """Refuses a text that cannot be read."""
-        raise UserError(f"{self._setting} {where}: {reason}")
 
 
 def read_texts(
@@ -45,7 +32,7 @@ def read_texts(
       UserError: where one cannot be read, or there are none.
     """
     source = open_documents(
-        locations, field=field, tokenizer=("", 0), setting=setting, skips=_NoSkips(setting)
+        locations, field=field, tokenizer=("", 0), setting=setting, skips=NoSkips(setting)
     )
     documents = _of_stream(source) if isinstance(source, DocumentStream) else _of_index(source)
     texts = []

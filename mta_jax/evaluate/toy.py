@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,8 +17,14 @@ from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.paper import TABLE_1, TABLE_1_COLUMNS
 from mta_jax.evaluate.task import Findings, run_task
 from mta_jax.evaluate.text_model import kind_of, names_of
+from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import total
-from mta_jax.training.saved_weights import SavedWeights, describe_weights, read_weights
+from mta_jax.training.saved_weights import (
+    Description,
+    SavedWeights,
+    describe_weights,
+    read_weights,
+)
 from mta_jax.training.state import make_program
 from mta_jax.training.step import make_eval_step
 
@@ -92,32 +97,14 @@ def evaluate_toy(config: ToyConfig) -> Findings:
         have samples of different sizes.
       UserError: where one cannot be read.
     """
-    folders = []
-    columns: dict[tuple[int, str], tuple[Path, int]] = {}
-    for location in checkpoints_of(config):
-        described = describe_weights(location, "checkpoint")
-        source = described.program.config.data.source
-        if source != "block_search":
-            raise ConfigError(
-                f"checkpoint {described.folder}: was trained on data.source {source}, not on "
-                "block_search"
-            )
-        task = described.program.config.data.block_search
-        column = (task.block_size, task.answer)
-        other, num_blocks = columns.setdefault(column, (described.folder, task.num_blocks))
-        if task.num_blocks != num_blocks:
-            raise ConfigError(
-                f"checkpoint {described.folder}: has {task.num_blocks} blocks in a sample, and "
-                f"{other} of the same column {_column(*column)} has {num_blocks}; evaluate them "
-                "apart"
-            )
-        folders.append(described.folder)
+    described = [describe_weights(place, "checkpoint") for place in checkpoints_of(config)]
+    _check(described)
+    folders = [one.folder for one in described]
     rows = []
     with Progress(transient=True) as progress:
         named = list(zip(folders, names_of(folders), strict=True))
         for folder, name in progress.track(named, description="toy"):
             rows.append(_row(read_weights(folder, "checkpoint"), name, config))
-    _check_seeds(rows)
     return Findings(
         tables=[error_grid(rows, dropout=config.dropout), _paper_grid()],
         rows=[dataclasses.asdict(row) for row in rows],
@@ -159,16 +146,51 @@ def _with_dropout(step: Callable[..., Any], config: ToyConfig) -> Callable[[Any,
     return lambda params, batch: step(params, batch, next(keys))
 
 
-def _check_seeds(rows: Sequence[Row]) -> None:
-    seen: dict[tuple, Row] = {}
-    for row in rows:
-        key = (row.kind, row.step, row.block_size, row.answer, row.seed)
-        if key in seen:
+def _check(described: Sequence[Description]) -> None:
+    """Makes sure that the runs of a cell of the table differ in their seeds and nothing else.
+
+    Raises:
+      ConfigError: where one is of another task, or they do not.
+    """
+    columns: dict[tuple, Description] = {}
+    cells: dict[tuple, dict[int, Description]] = {}
+    for one in described:
+        run = one.program.config
+        if run.data.source != "block_search":
             raise ConfigError(
-                f"checkpoint {row.model}: is of the kind, task, steps and seed {row.seed} of "
-                f"{seen[key].model}; leave one out"
+                f"checkpoint {one.folder}: was trained on data.source {run.data.source}, not on "
+                "block_search"
             )
-        seen[key] = row
+        task = run.data.block_search
+        column = (task.block_size, task.answer)
+        first = columns.setdefault(column, one)
+        num_blocks = first.program.config.data.block_search.num_blocks
+        if task.num_blocks != num_blocks:
+            raise ConfigError(
+                f"checkpoint {one.folder}: has {task.num_blocks} blocks in a sample, and "
+                f"{first.folder} of the same column {_column(*column)} has {num_blocks}; "
+                "evaluate them apart"
+            )
+        cell = cells.setdefault((*column, str(run.model.attention), one.step), {})
+        if run.seed in cell:
+            raise ConfigError(
+                f"checkpoint {one.folder}: is of the kind, task, steps and seed {run.seed} of "
+                f"{cell[run.seed].folder}; leave one out"
+            )
+        for other in [*cell.values()][:1]:
+            name = _difference(run, other.program.config)
+            if name:
+                raise ConfigError(
+                    f"checkpoint {one.folder}: {name} is another than that of {other.folder}, and "
+                    "runs of one cell may differ in their seeds only; evaluate them apart"
+                )
+        cell[run.seed] = one
+
+
+def _difference(run: TrainConfig, other: TrainConfig) -> str | None:
+    """The section in which two runs differ so that their figures are not to be averaged."""
+    sections = ("model", "data", "optimizer", "finetune", "loss", "num_steps", "init_from")
+    return next((s for s in sections if getattr(run, s) != getattr(other, s)), None)
 
 
 def errors_by_column(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:

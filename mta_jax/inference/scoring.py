@@ -120,18 +120,29 @@ def _score(
       num_tokens: tokens that may be written; a model may have more than its tokenizer.
       window: tokens that attention sees; None: all.
     """
-    all_logits = logits[:, None]
+
+    def judge(logits: Array, own: Array) -> tuple[Array, Array]:
+        """Log-probability of a token of each, [B], and whether it is the likeliest."""
+        logits = logits.astype(jnp.float32)
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), own[:, None], axis=-1)
+        return log_probs[:, 0], jnp.argmax(logits[:, :num_tokens], axis=-1) == own
+
+    log_probs, is_likeliest = jax.tree.map(lambda x: x[None], judge(logits, tokens[:, 0]))
     if tokens.shape[1] > 1:
         model = nnx.merge(graphdef, params)
         features, _ = model.extend(
             tokens[:, :-1], cache, counts=jnp.maximum(counts - 1, 0), window=window
         )
-        all_logits = jnp.concatenate([all_logits, model.logits(features)], axis=1)
-    all_logits = all_logits.astype(jnp.float32)
-    log_probs = jnp.take_along_axis(jax.nn.log_softmax(all_logits), tokens[..., None], axis=-1)
-    is_token = jnp.arange(tokens.shape[1]) < counts[:, None]
-    is_likeliest = jnp.argmax(all_logits[..., :num_tokens], axis=-1) == tokens
+        # One place at a time: logits of all would take more memory than the model.
+        following = jax.lax.map(
+            lambda x: judge(model.logits(x[0]), x[1]),
+            (jnp.swapaxes(features, 0, 1), tokens[:, 1:].T),
+        )
+        log_probs, is_likeliest = jax.tree.map(
+            lambda *x: jnp.concatenate(x), (log_probs, is_likeliest), following
+        )
+    is_token = jnp.arange(tokens.shape[1])[:, None] < counts
     return (
-        jnp.sum(jnp.where(is_token, log_probs[..., 0], 0.0), axis=1),
-        jnp.all(is_likeliest | ~is_token, axis=1),
+        jnp.sum(jnp.where(is_token, log_probs, 0.0), axis=0),
+        jnp.all(is_likeliest | ~is_token, axis=0),
     )

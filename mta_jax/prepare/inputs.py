@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mta_jax.data.needles import NEEDLES
 from mta_jax.data.sources import IndexedDocuments, Skips, open_documents
 from mta_jax.data.sources.array_records import read_manifest
 from mta_jax.data.sources.files import find_files, format_of
@@ -40,6 +41,11 @@ def check(locations: Sequence[str], output: Path) -> None:
     """
     output = output.expanduser().resolve()
     for location in locations:
+        if location.startswith(NEEDLES):
+            raise ConfigError(
+                f"input {location}: needles are drawn while a model trains; name them in "
+                "data.text.domains"
+            )
         if location.startswith(NO_FILES):
             continue
         folder = Path(location).expanduser()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mta_jax.data import continuation_tokens
+from mta_jax.data import split_tokens
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
 from mta_jax.evaluate.text_model import folders_of, in_batches, models_of, names_of
 from mta_jax.training.loop import train
@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_whole_texts(model):
             row = jnp.asarray([[model.tokenizer.bos_id, *tokens]], jnp.int32)
             logits = np.asarray(nnx.merge(network.graphdef, network.params)(row)[0], np.float64)
             log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-            count = len(continuation_tokens(model.tokenizer, prompt, choice))
+            count = len(split_tokens(model.tokenizer, prompt, [choice])[1][0])
             places = np.arange(len(tokens) - count, len(tokens))
             expected = log_probs[places, tokens[-count:]].sum()
             assert score.num_tokens == count

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mta_jax.data.haystack import Haystack
+from mta_jax.data.haystack import Haystack, tokens_behind
 from mta_jax.data.needles.cities import CITIES
 from mta_jax.data.tokenizers import Tokenizer
 
@@ -91,7 +91,7 @@ def check_spec(
         shorter than the context.
     """
     number = "8" * spec.digits
-    facts = {city: _size(tokenizer, _fact(city, number)) for city in CITIES}
+    facts = {city: tokens_behind(tokenizer, _fact(city, number)) for city in CITIES}
     cities = sorted(CITIES, key=lambda city: -facts[city])[: spec.num_needles]
     empty = NeedleContext("", cities, [number] * len(cities), spec.num_asked, 0.0)
     question = 1 + len(tokenizer.encode(empty.prompt + empty.answer))
@@ -130,12 +130,13 @@ def draw_context(
     cities = [CITIES[index] for index in rng.permutation(len(CITIES))[: spec.num_needles]]
     numbers = _numbers(spec, rng)
     needles = [_fact(city, number) for city, number in zip(cities, numbers, strict=True)]
-    needle_sizes = [_size(tokenizer, needle) for needle in needles]
+    needle_sizes = [tokens_behind(tokenizer, needle) for needle in needles]
     empty = NeedleContext("", cities, numbers, spec.num_asked, 0.0)
     rest = 1 + len(tokenizer.encode(empty.prompt + empty.answer))
     room = spec.length - rest - sum(needle_sizes)
     if room < 0 or room > sizes.sum():
         check_spec(spec, haystack, sizes, tokenizer)
+        raise ValueError(f"length {spec.length}: has no room for {' '.join(needles)}")
     first, count = _stretch(sizes, room, rng)
     order = (first + np.arange(count)) % len(sizes)
     places = rng.random(spec.num_needles)
@@ -147,8 +148,10 @@ def draw_context(
         context = dataclasses.replace(empty, text=text, depth=depth)
         length = 1 + len(tokenizer.encode(context.prompt + context.answer))
         # Sentences may have more tokens together than alone.
-        if length <= spec.length or not len(order):
+        if length <= spec.length:
             return context
+        if not len(order):
+            raise ValueError(f"length {spec.length}: has no room for {' '.join(needles)}")
         order = order[:-1]
 
 
@@ -181,15 +184,12 @@ def _numbers(spec: NeedleSpec, rng: np.random.Generator) -> list[str]:
     return [str(int(number)) for number in drawn]
 
 
-def _size(tokenizer: Tokenizer, text: str) -> int:
-    return len(tokenizer.encode(f" {text}"))
-
-
 def _stretch(sizes: np.ndarray, room: int, rng: np.random.Generator) -> tuple[int, int]:
     """First sentence, and number, of a stretch that fills the room; it may go round the end."""
     first = int(rng.integers(len(sizes)))
-    around = np.cumsum(np.concatenate([sizes[first:], sizes[:first]]))
-    return first, int(np.searchsorted(around, room, side="right"))
+    # No sentence is without a token, so that no more than these fit.
+    within = sizes[(first + np.arange(min(room + 1, len(sizes)))) % len(sizes)]
+    return first, int(np.searchsorted(np.cumsum(within), room, side="right"))
 
 
 def _with_needles(

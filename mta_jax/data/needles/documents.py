@@ -22,6 +22,9 @@ from mta_jax.errors import ConfigError
 
 NEEDLES = "needles:"
 
+# The name of each is hashed to hold some out.
+_MOST = 10_000_000
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Options:
@@ -61,7 +64,10 @@ class NeedleDocuments:
     def __init__(self, location: str, tokenizer: Tokenizer, setting: str, *, field: str = "text"):
         self._location = location
         self._tokenizer = tokenizer
-        place, _, query = location.removeprefix(NEEDLES).partition("?")
+        # The haystack's own location may have options too.
+        place, _, query = location.removeprefix(NEEDLES).rpartition("?")
+        if not place:
+            place, query = query, ""
         self._options = _options(query, f"{setting} {location}")
         if not place:
             raise ConfigError(
@@ -128,7 +134,7 @@ def _options(query: str, where: str) -> _Options:
             numbers = tuple(int(number) for number in value.split(","))
         except ValueError:
             raise ConfigError(f"{where}: {name} {value!r}: must be a whole number") from None
-        most = {"needles": MOST_NEEDLES, "asked": MOST_NEEDLES, "digits": 9}.get(name, 2**32 - 1)
+        most = {"needles": MOST_NEEDLES, "asked": MOST_NEEDLES, "digits": 9}.get(name, _MOST)
         least = 0 if name == "seed" else 1
         if not all(least <= number <= most for number in numbers):
             raise ConfigError(f"{where}: {name} {value!r}: must be in {least}..{most}")

@@ -8,13 +8,14 @@ window). `open_documents` decides which from what a location names.
 from mta_jax.data.sources.documents import Document, DocumentStream, IndexedDocuments
 from mta_jax.data.sources.in_memory import InMemoryDocuments, Subset
 from mta_jax.data.sources.open import common_folder, named_by, open_documents
-from mta_jax.data.sources.skips import Skips
+from mta_jax.data.sources.skips import NoSkips, Skips
 
 __all__ = [
     "Document",
     "DocumentStream",
     "InMemoryDocuments",
     "IndexedDocuments",
+    "NoSkips",
     "Skips",
     "Subset",
     "common_folder",

@@ -1,6 +1,7 @@
 """Documents that cannot be read: counted, reported, and borne up to a share."""
 
 import logging
+from typing import NoReturn
 
 from mta_jax.errors import UserError
 
@@ -59,3 +60,23 @@ class Skips:
             f"({self.num_skipped} cannot be read, {self.num_read} are empty of use: held out, or "
             "of other processes)"
         )
+
+
+class NoSkips(Skips):
+    """Refuses what cannot be read: a part of the text would pass for all of it.
+
+    Args:
+      setting: that names the text, for messages.
+    """
+
+    def __init__(self, setting: str):
+        super().__init__(setting, max_share=0.0)
+        self._setting = setting
+
+    def skip(self, where: str, reason: str) -> NoReturn:
+        """Raises.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError(f"{self._setting} {where}: {reason}")

@@ -1,7 +1,7 @@
 """Tokenizers: text to token ids and back."""
 
 from mta_jax.data.tokenizers.byte import ByteTokenizer
-from mta_jax.data.tokenizers.continuation import continuation_tokens
+from mta_jax.data.tokenizers.continuation import split_tokens
 from mta_jax.data.tokenizers.hugging_face import HuggingFaceTokenizer
 from mta_jax.data.tokenizers.letters import LetterTokenizer
 from mta_jax.data.tokenizers.load import load_tokenizer
@@ -17,7 +17,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",
-    "continuation_tokens",
     "load_tokenizer",
+    "split_tokens",
     "train_bpe",
 ]

@@ -14,10 +14,10 @@ from mta_jax.evaluate.babilong.generator import GeneratedStories
 from mta_jax.evaluate.babilong.prompts import answers
 from mta_jax.evaluate.babilong.report import findings_of
 from mta_jax.evaluate.babilong.samples import Sample, SampleMaker
-from mta_jax.evaluate.babilong.scoring import is_right, likeliest
+from mta_jax.evaluate.babilong.scoring import is_right
 from mta_jax.evaluate.babilong.tasks import TASKS, Stories
 from mta_jax.evaluate.task import Findings, run_task
-from mta_jax.evaluate.text_model import TextModel, models_of
+from mta_jax.evaluate.text_model import TextModel, likeliest, models_of
 from mta_jax.inference import Score
 
 
@@ -57,6 +57,8 @@ def evaluate_babilong(config: BabilongConfig) -> Findings:
                 "extrapolates."
             )
         rows += own
+        # Before the next is read.
+        del model
     return findings_of(rows, note=" ".join(notes))
 
 

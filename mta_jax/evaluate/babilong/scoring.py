@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from mta_jax.inference import Score
-
 
 def first_sentence(text: str) -> str:
     """What a model has answered: its first line up to a full stop, in small letters."""
@@ -27,12 +25,3 @@ def is_right(text: str, *, question: str, target: str, labels: Sequence[str]) ->
     small = [label.lower() for label in labels]
     named = [label for label in small if label in answer and label not in question]
     return named == [target.lower()]
-
-
-def likeliest(labels: Sequence[str], scores: Sequence[Score]) -> str:
-    """The label that the model finds likeliest after the prompt.
-
-    It is the log-probability of all its tokens together that counts, not divided by their number:
-    so that it is the label that a model limited to these would write most often.
-    """
-    return max(zip(labels, scores, strict=True), key=lambda pair: pair[1].log_prob)[0]

@@ -45,6 +45,8 @@ def evaluate_tasks(config: LmEvalConfig) -> Findings:
         results = harness_results(model, loaded, config)
         rows += _rows(model, results)
         samples += _samples(model, results)
+        # Before the next is read; the results name it.
+        del model, results
     tables = [_table(config, rows, _within_groups(loaded))]
     if config.preset == "paper":
         tables.append(beside_the_paper(rows))

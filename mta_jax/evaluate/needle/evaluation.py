@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from mta_jax import viz
-from mta_jax.data import continuation_tokens
+from mta_jax.data import split_tokens
 from mta_jax.data.haystack import Haystack, load_haystack
 from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.needle.config import NeedleConfig
 from mta_jax.evaluate.needle.samples import Cell, Contexts, choices_for
-from mta_jax.evaluate.needle.scoring import likeliest, right_in_text
+from mta_jax.evaluate.needle.scoring import right_in_text
 from mta_jax.evaluate.task import Findings, run_task
-from mta_jax.evaluate.text_model import TextModel, models_of
+from mta_jax.evaluate.text_model import TextModel, likeliest, models_of
 
-_MEASURES = {"generated": "greedy decoding", "likelihood": "likelihood among the choices"}
+_MEASURES = {"generated": "greedy decoding", "likeliest": "the likeliest of the choices"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
       length, num_needles, num_asked, depth: the cell.
       samples: how many.
       generated: share of the numbers asked for that greedy decoding tells.
-      likelihood: share of them that are the likeliest of the choices.
+      likeliest: share of them that are the likeliest of the choices.
       chance: what guessing among the choices gives, as a share.
     """
 
@@ -45,7 +45,7 @@ class Row:
     depth: float
     samples: int
     generated: float
-    likelihood: float
+    likeliest: float
     chance: float
 
 
@@ -133,7 +133,7 @@ def _ask(
     drawn = [contexts.draw(cell, seed=seed, sample=number) for number in numbers]
     prompts = [context.prompt for context in drawn]
     longest = max(
-        len(continuation_tokens(model.tokenizer, context.prompt, context.answer))
+        len(split_tokens(model.tokenizer, context.prompt, [context.answer])[1][0])
         for context in drawn
     )
     texts = model.generate(prompts, max_new_tokens=longest, stop=["\n"], advance=advance)
@@ -150,7 +150,7 @@ def _ask(
             guessed.append(likeliest(own, of_sample))
     return [
         {
-            **contexts.recipe(cell, seed=seed, sample=number),
+            **contexts.recipe(cell, context, seed=seed, sample=number),
             "asked": [{"city": city, "number": value} for city, value in context.asked],
             "found_at": round(context.depth, 4),
             "generated": text,
@@ -180,7 +180,7 @@ def _row(model: TextModel, cell: Cell, found: Sequence[Mapping[str, Any]]) -> Ro
         depth=cell.depth,
         samples=len(found),
         generated=share("generated_right"),
-        likelihood=share("likeliest_right"),
+        likeliest=share("likeliest_right"),
         chance=statistics.fmean(1 / sample["num_choices"] for sample in found),
     )
 
@@ -201,7 +201,10 @@ def _grid(config: NeedleConfig, rows: Sequence[Row], measure: str) -> Grid:
         ]
         shown = [f"{100 * mean:.1f} %" for mean in means]
         cells.append([f"{length:,} tokens", model, own[0].kind, *shown])
-    chance = f"; guessing gives {100 * rows[0].chance:.0f} %" if measure == "likelihood" else ""
+    chance = ""
+    if measure == "likeliest":
+        least, most = (f(round(100 * row.chance) for row in rows) for f in (min, max))
+        chance = f"; guessing gives {least if least == most else f'{least} to {most}'} %"
     return Grid(
         title=f"Needles found, {_MEASURES[measure]}",
         columns=["context", "model", "attention", *map(_of_needles, config.needles)],
@@ -226,9 +229,11 @@ def pictures(rows: Sequence[Row]) -> dict[str, Figure]:
                     place = depths.index(row.depth), lengths.index(row.length)
                     shares[place] = getattr(row, measure)
             panels[_of_needles(needles)] = shares
+        count = own[0].num_asked
+        asked = f" ({count} asked for, the first at this depth)" if count > 1 else ""
         name = f"{model.replace('/', '_')}_{measure}"
         figures[name] = viz.needle_heat_map(
-            panels, depths=depths, lengths=lengths, title=f"{model}: {_MEASURES[measure]}"
+            panels, depths=depths, lengths=lengths, title=f"{model}: {_MEASURES[measure]}{asked}"
         )
     return figures
 

@@ -1,6 +1,7 @@
 """Samples: what is drawn for a cell, and how a context is built again from its row."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +73,9 @@ class Contexts:
         rng = _generator(cell, seed, sample)
         return draw_context(self._haystack, self._sizes, self._tokenizer, cell.spec(), rng)
 
-    def recipe(self, cell: Cell, *, seed: int, sample: int) -> dict[str, Any]:
+    def recipe(
+        self, cell: Cell, context: NeedleContext, *, seed: int, sample: int
+    ) -> dict[str, Any]:
         """What `rebuilt` needs."""
         return {
             "cell": dataclasses.asdict(cell),
@@ -80,13 +83,14 @@ class Contexts:
             "sample": sample,
             "haystack": {"name": self._haystack.name, "digest": self._haystack.digest},
             "tokenizer": self._tokenizer.fingerprint,
+            "prompt": _digest(context),
         }
 
     def rebuilt(self, row: Mapping[str, Any]) -> NeedleContext:
         """The context of a line of samples.jsonl.
 
         Raises:
-          ConfigError: where the haystack or the tokenizer is another one.
+          ConfigError: where the haystack, the tokenizer or what is drawn is another one.
         """
         if row["haystack"]["digest"] != self._haystack.digest:
             raise ConfigError(
@@ -97,7 +101,16 @@ class Contexts:
             raise ConfigError(
                 f"tokenizer {self._tokenizer.name}: is not the one that the row was made with"
             )
-        return self.draw(Cell(**row["cell"]), seed=row["seed"], sample=row["sample"])
+        context = self.draw(Cell(**row["cell"]), seed=row["seed"], sample=row["sample"])
+        if row["prompt"] != _digest(context):
+            raise ConfigError(
+                "prompt: this version draws another one than that which the row was made with"
+            )
+        return context
+
+
+def _digest(context: NeedleContext) -> str:
+    return hashlib.sha256(context.prompt.encode(errors="surrogatepass")).hexdigest()
 
 
 def choices_for(context: NeedleContext, cell: Cell, *, seed: int, sample: int) -> list[str]:

@@ -1,10 +1,8 @@
 """Which of the numbers that were asked for a model found."""
 
 import re
-from collections.abc import Sequence
 
 from mta_jax.data.needles import NeedleContext
-from mta_jax.inference import Score
 
 
 def right_in_text(context: NeedleContext, text: str) -> list[bool]:
@@ -19,9 +17,3 @@ def right_in_text(context: NeedleContext, text: str) -> list[bool]:
         told = re.match(r"\s*(\d+)", whole.partition(f"{city} is")[2])
         right.append(told is not None and told[1] == number)
     return right
-
-
-def likeliest(choices: Sequence[str], scores: Sequence[Score]) -> str:
-    """The choice with the highest probability of all its tokens together."""
-    best = max(range(len(choices)), key=lambda place: scores[place].log_prob)
-    return choices[best]

@@ -29,7 +29,7 @@ def needle_tables(evaluation: Evaluation) -> list[Grid]:
         ("model", "kind"),
         (
             *("length", "num_needles", "num_asked", "depth", "samples"),
-            *("generated", "likelihood", "chance"),
+            *("generated", "likeliest", "chance"),
         ),
     )
     try:

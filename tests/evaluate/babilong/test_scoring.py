@@ -1,7 +1,8 @@
 import pytest
 
-from mta_jax.evaluate.babilong.scoring import first_sentence, is_right, likeliest
+from mta_jax.evaluate.babilong.scoring import first_sentence, is_right
 from mta_jax.evaluate.babilong.tasks import TASKS
+from mta_jax.evaluate.text_model import likeliest
 from mta_jax.inference import Score
 
 

@@ -50,7 +50,7 @@ def test_who_reads_finds_every_needle(settings):
     rows, samples = evaluate_model(Oracle(read), config(**settings), HAYSTACK)
     assert len(rows) == 2 * 2 * 3
     assert len(samples) == len(rows) * 40
-    assert all(row.generated == row.likelihood == 1.0 for row in rows)
+    assert all(row.generated == row.likeliest == 1.0 for row in rows)
 
 
 def test_who_guesses_finds_as_many_as_chance():
@@ -59,7 +59,7 @@ def test_who_guesses_finds_as_many_as_chance():
     assert {row.chance for row in rows} == {0.1}
     num_samples = 200 * len(rows)
     deviation = np.sqrt(0.1 * 0.9 / num_samples)
-    for measure in ("generated", "likelihood"):
+    for measure in ("generated", "likeliest"):
         share = np.mean([getattr(row, measure) for row in rows])
         assert abs(share - 0.1) < 4 * deviation
 
@@ -99,6 +99,8 @@ def test_a_context_is_built_again_from_its_line(tmp_path):
         other.rebuilt(samples[0])
     with pytest.raises(ConfigError, match="is not the one that the row was made with"):
         contexts.rebuilt(samples[0] | {"tokenizer": "other"})
+    with pytest.raises(ConfigError, match="this version draws another one"):
+        contexts.rebuilt(samples[0] | {"sample": 1})
 
 
 def test_a_cell_does_not_depend_on_the_others():
@@ -132,7 +134,7 @@ def test_choices_hold_the_numbers_of_all_needles_and_tell_nothing(num_needles, d
 def test_pictures_show_every_cell():
     rows, _ = evaluate_model(Oracle(read), config(samples=1), HAYSTACK)
     figures = pictures([dataclasses.replace(row, model="a/b") for row in rows])
-    assert list(figures) == ["a_b_generated", "a_b_likelihood"]
+    assert list(figures) == ["a_b_generated", "a_b_likeliest"]
     panels = [axes for axes in figures["a_b_generated"].axes if axes.images]
     assert [panel.get_title() for panel in panels] == ["2 needles", "4 needles"]
     assert all(panel.images[0].get_array().shape == (3, 2) for panel in panels)
@@ -170,7 +172,7 @@ def test_the_command(runs, tmp_path, capsys):
             contexts.rebuilt(row).text
         )
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert names == {f"{m}_{s}.png" for m in "ab" for s in ("generated", "likelihood")}
+    assert names == {f"{m}_{s}.png" for m in "ab" for s in ("generated", "likeliest")}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mta_jax.training.checkpoint import checksums, first_line
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.finetune_config import FinetuneConfig
 from mta_jax.training.partition import together, without_low_rank
-from mta_jax.training.run_folder import WEIGHTS_FOLDER
+from mta_jax.training.run_folder import CONFIG_FILE, WEIGHTS_FOLDER
 from mta_jax.training.same_model import forbidden_difference
 from mta_jax.training.state import Program, State, make_program
 from mta_jax.training.weights_folder import located
@@ -147,6 +147,9 @@ def _alone(program: Program) -> Program:
 def _checkpoint_folder(location: Path, setting: str) -> Path:
     if (location / WEIGHTS_FOLDER).is_dir():
         return (location / WEIGHTS_FOLDER).absolute()
+    # What is found names its place in full, and may be given again.
+    if location.name == WEIGHTS_FOLDER and (location.parent / CONFIG_FILE).is_file():
+        return location.absolute()
     is_run = (location / "checkpoints").is_dir()
     if location.name.isdecimal() and location.is_dir() and not is_run:
         return location.absolute()

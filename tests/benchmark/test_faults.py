@@ -14,7 +14,8 @@ KINDS = ["kill", "kill_in_save", "terminate", "disk_full"]
 @pytest.mark.parametrize(
     ("asynchronous", "kinds"),
     [
-        (True, KINDS),
+        (True, ["kill_in_save", "terminate"]),
+        pytest.param(True, KINDS, marks=pytest.mark.slow),
         pytest.param(False, ["kill", "kill_in_save"], marks=pytest.mark.slow),
     ],
 )

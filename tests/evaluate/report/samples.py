@@ -126,7 +126,7 @@ def needle(folder):
             "depth": depth,
             "samples": 40,
             "generated": share,
-            "likelihood": 0.5,
+            "likeliest": 0.5,
             "chance": 0.1,
         }
         for depth, share in ((0.0, 0.25), (100.0, 0.75))

@@ -26,6 +26,7 @@ class LiveLine:
     def __init__(self, name: str, total: int, *, done: int = 0, unit: str = ""):
         self._name, self._total = name, total
         self._first: tuple[float, int] | None = None
+        self._done = done
         self._unit = f" {unit}" if unit else ""
         self._begun = self._last_plain = time.monotonic()
         self._console = Console(file=sys.stdout, highlight=False)
@@ -59,6 +60,7 @@ class LiveLine:
 
     def update(self, done: int, values: str) -> None:
         """Shows how much is done, and a text beside it."""
+        self._done = done
         if self._bar:
             self._bar.update(self._task, completed=done, values=values)
             return
@@ -73,6 +75,10 @@ class LiveLine:
             rest = (now - self._first[0]) / (done - self._first[1]) * (self._total - done)
             left = f"  {rest:.0f} s left"
         self.message(f"{self._name:<14} {done}/{self._total}{self._unit}  {values}{left}")
+
+    def advance(self, count: int) -> None:
+        """Shows that so much more is done."""
+        self.update(self._done + count, "")
 
     def message(self, text: str) -> None:
         """Prints a line that stays."""

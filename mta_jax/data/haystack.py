@@ -2,13 +2,12 @@
 
 import dataclasses
 import hashlib
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from mta_jax.data.sources import Document, IndexedDocuments, NoSkips, open_documents
+from mta_jax.data.sources import every_text
 from mta_jax.data.tokenizers import Tokenizer
 from mta_jax.errors import ConfigError
 
@@ -38,16 +37,19 @@ class Haystack:
 
     def token_counts(self, tokenizer: Tokenizer) -> np.ndarray:
         """Tokens of each sentence behind another, with the space between, int64 [sentences]."""
-        counts = [max(tokens_behind(tokenizer, text), 1) for text in self.sentences]
-        return np.array(counts, np.int64)
+        return np.maximum(tokens_behind(tokenizer, self.sentences), 1)
 
 
-def tokens_behind(tokenizer: Tokenizer, text: str) -> int:
-    """How many tokens a text adds behind another sentence, with the space between them.
+def tokens_behind(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """How many tokens each text adds behind another sentence, with the space between them.
 
     Encoded alone it would have other ones: some tokenizers put a space in front of every text.
+
+    Returns:
+      int64 [texts].
     """
-    return len(tokenizer.encode(f". {text}")) - len(tokenizer.encode("."))
+    before = len(tokenizer.encode("."))
+    return np.array([len(tokenizer.encode(f". {text}")) - before for text in texts], np.int64)
 
 
 def load_haystack(locations: Sequence[str], *, setting: str, field: str = "text") -> Haystack:
@@ -67,10 +69,8 @@ def load_haystack(locations: Sequence[str], *, setting: str, field: str = "text"
     sentences: list[str] = []
     num_characters = 0
     digest = hashlib.sha256()
-    for document in _documents(locations, setting, field):
-        if not isinstance(document.content, str):
-            raise ConfigError(f"{setting} {name}: holds tokens; a haystack is made of text")
-        for sentence in sentences_of(document.content):
+    for _, text in every_text(locations, field=field, setting=setting):
+        for sentence in sentences_of(text):
             sentences.append(sentence)
             num_characters += len(sentence) + 1
             digest.update(sentence.encode(errors="surrogatepass") + b"\n")
@@ -93,20 +93,3 @@ def sentences_of(text: str) -> list[str]:
         if sentence:
             found.append(sentence)
     return found
-
-
-def _documents(locations: Sequence[str], setting: str, field: str) -> Iterator[Document]:
-    source = open_documents(
-        locations,
-        field=field,
-        tokenizer=("", 0),
-        setting=setting,
-        skips=NoSkips(setting),
-    )
-    if isinstance(source, IndexedDocuments):
-        found: Iterator[Document | None] = (source[index] for index in range(len(source)))
-    else:
-        found = itertools.chain.from_iterable(
-            (document for _, document in source.read(part, 0)) for part in range(len(source.parts))
-        )
-    return (document for document in found if document is not None)

@@ -5,6 +5,7 @@ import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mta_jax.data.haystack import PYTHON_PROSE
 from mta_jax.errors import ConfigError
 from mta_jax.training.run_folder import CONFIG_FILE
 
@@ -33,6 +34,31 @@ class EvaluateConfig:
     def given_checkpoints(self) -> list[str]:
         """As a list, as they were given."""
         return [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HaystackConfig(EvaluateConfig):
+    """What facts are hidden in."""
+
+    haystack: str | list[str] = dataclasses.field(default_factory=lambda: list(PYTHON_PROSE))
+    """Locations of the text around: files, folders, globs or hf:NAME, whose order is kept; Python's
+    own manual and docstrings need no download."""
+
+    field: str = "text"
+    """Field or column that holds the text of the haystack, where there are several."""
+
+    allow_extrapolation: bool = False
+    """Contexts may be longer than those a model was made for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.haystack_locations or not all(self.haystack_locations):
+            raise ValueError(f"haystack {self.haystack!r}: name at least one location")
+
+    @property
+    def haystack_locations(self) -> list[str]:
+        """As a list."""
+        return [self.haystack] if isinstance(self.haystack, str) else self.haystack
 
 
 def checkpoints_of(config: EvaluateConfig) -> list[str]:

@@ -43,6 +43,11 @@ class Grid:
         return f"**{self.title}**\n\n" + "\n".join(lines) + "\n" + note
 
 
+def spelled(value: float, digits: int) -> str:
+    """A figure with so many digits behind the point, or, where it is huge, its magnitude."""
+    return f"{value:.{digits}f}" if value < 1e5 else f"{value:.2e}"
+
+
 def _line(cells: Sequence[str]) -> str:
     escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
     return f"| {' | '.join(escaped)} |"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mta_jax.command_line.live_line import LiveLine
 from mta_jax.errors import ConfigError, UserError
 from mta_jax.evaluate.config import EvaluateConfig
-from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.grid import Grid, spelled
 from mta_jax.evaluate.pair_scores import encoded_pair, score_pairs
 from mta_jax.evaluate.paper import TABLE_4, TABLE_4_COLUMNS
 from mta_jax.evaluate.task import Findings, run_task
@@ -121,20 +121,13 @@ def figures_of(scores: Sequence[Score]) -> dict[str, float]:
 
 def score_passages(model: CheckpointModel, passages: Sequence[Passage]) -> list[Score]:
     """Scores of the last words; passages too long for the model lose their beginning."""
-    done = 0
     with LiveLine(model.name, len(passages), unit="passages") as progress:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress.update(done, "")
-
         return score_pairs(
             model.language_model,
             [encoded_pair(model.tokenizer, one.context, one.target) for one in passages],
             context_length=model.context_length,
             batch_size=model.batch_size,
-            advance=advance,
+            advance=progress.advance,
         )
 
 
@@ -186,7 +179,7 @@ def _table(config: LambadaConfig, rows: Sequence[Mapping[str, Any]]) -> Grid:
                 f"{row['model']}, step {row['step']:,}",
                 row["kind"],
                 f"{row['passages']:,}",
-                _spell(row["perplexity"]),
+                spelled(row["perplexity"], 2),
                 f"{row['accuracy']:.1%}",
             ]
             for row in rows
@@ -199,10 +192,6 @@ def _table(config: LambadaConfig, rows: Sequence[Mapping[str, Any]]) -> Grid:
 def _paper() -> str:
     lines = {kind: " / ".join(map(str, figures)) for kind, figures in TABLE_4.items()}
     return ", ".join(f"{kind} {figures}" for kind, figures in lines.items())
-
-
-def _spell(perplexity: float) -> str:
-    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{perplexity:.2e}"
 
 
 def main(arguments: list[str]) -> int:

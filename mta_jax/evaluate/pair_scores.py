@@ -7,7 +7,7 @@ import numpy as np
 
 from mta_jax.data import Tokenizer, split_tokens
 from mta_jax.errors import UserError
-from mta_jax.evaluate.text_model import Advance, in_batches
+from mta_jax.evaluate.text_model import Advance, filled, in_batches
 from mta_jax.generate.language_model import LanguageModel
 from mta_jax.inference import Score, score
 
@@ -85,8 +85,7 @@ def score_pairs(
     groups = _of_one_context(pairs)
     scores: dict[int, Score] = {}
     for numbers in in_batches([len(pairs[group[0]].context) for group in groups], batch_size):
-        # The first is repeated until the batch has the size that is compiled.
-        rows = [groups[n] for n in [*numbers, *[numbers[0]] * (batch_size - len(numbers))]]
+        rows = filled([groups[number] for number in numbers], batch_size)
         found = score(
             model.decoder,
             [pairs[places[0]].context for places in rows],

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -12,10 +12,18 @@ from mta_jax.errors import ConfigError
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
 from mta_jax.generate.language_model import LanguageModel, language_model_of
 from mta_jax.inference import Sampling, Score, score
-from mta_jax.training.saved_weights import SavedWeights, describe_weights, owner_of, read_weights
+from mta_jax.training.saved_weights import (
+    Description,
+    SavedWeights,
+    describe_weights,
+    owner_of,
+    read_weights,
+)
 
 # Tasks look at lengths themselves, and some let a model write a few tokens more.
 _NO_LIMIT = 2**31 - 1
+
+Row = TypeVar("Row")
 
 Advance = Callable[[int], None]
 """Is told how many more samples are done."""
@@ -107,9 +115,10 @@ class CheckpointModel:
     ) -> list[str]:
         """What greedy decoding writes after each prompt, up to a stop string."""
         texts = [""] * len(prompts)
+        size = min(self.batch_size, len(prompts))
         for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
             written = self.language_model.generate(
-                [prompts[place] for place in self._filled(places, len(prompts))],
+                filled([prompts[place] for place in places], size),
                 max_new_tokens=max_new_tokens,
                 sampling=Sampling(temperature=0.0),
                 stop=stop,
@@ -129,24 +138,20 @@ class CheckpointModel:
     ) -> list[list[Score]]:
         """Scores of the continuations of each prompt."""
         scores: list[list[Score]] = [[] for _ in prompts]
+        size = min(self.batch_size, len(prompts))
         for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
             split = [split_tokens(self.tokenizer, prompts[p], choices[p]) for p in places]
-            # The number of prompts decides what is compiled.
-            rows = self._filled([*range(len(places))], len(prompts))
+            rows = filled(split, size)
             found = score(
                 self.language_model.decoder,
-                [np.concatenate([[self.tokenizer.bos_id], split[row][0]]) for row in rows],
-                [split[row][1] for row in rows],
+                [np.concatenate([[self.tokenizer.bos_id], given]) for given, _ in rows],
+                [added for _, added in rows],
             )
             for place, own in zip(places, found, strict=False):
                 scores[place] = own
             if advance:
                 advance(len(places))
         return scores
-
-    def _filled(self, places: Sequence[int], num_prompts: int) -> list[int]:
-        """The places of a batch, the first repeated until it has the size of the others."""
-        return [*places, *[places[0]] * (min(self.batch_size, num_prompts) - len(places))]
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -157,6 +162,14 @@ def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def filled(rows: Sequence[Row], size: int) -> list[Row]:
+    """The rows of a batch, the first repeated until there are so many.
+
+    Their number decides what is compiled.
+    """
+    return [*rows, *[rows[0]] * (size - len(rows))]
 
 
 def models_of(
@@ -205,19 +218,31 @@ def folders_of(
       ConfigError: where a text is too long for a model, or it has learned no text.
       UserError: where there is no checkpoint.
     """
-    described = [describe_weights(place, "checkpoint") for place in checkpoints_of(config)]
+    described = described_on("text", config)
     for one in described:
-        source = one.program.config.data.source
-        if source != "text":
-            raise ConfigError(
-                f"checkpoint {one.folder}: was trained on data.source {source}, not on text"
-            )
         if longest > one.length and not allow_extrapolation:
             raise ConfigError(
                 f"{setting} {longest:,}: checkpoint {one.folder} is made for {one.length:,} "
                 "tokens; ask for less, or give --allow_extrapolation"
             )
     return list({one.folder.resolve(): one.folder for one in described}.values())
+
+
+def described_on(source: str, config: EvaluateConfig) -> list[Description]:
+    """What the checkpoints of a config say of themselves, which must be trained on a data source.
+
+    Raises:
+      ConfigError: where one was trained on another.
+      UserError: where there is no checkpoint.
+    """
+    described = [describe_weights(place, "checkpoint") for place in checkpoints_of(config)]
+    for one in described:
+        found = one.program.config.data.source
+        if found != source:
+            raise ConfigError(
+                f"checkpoint {one.folder}: was trained on data.source {found}, not on {source}"
+            )
+    return described
 
 
 def _read(folder: Path, name: str, batch_size: int | None, longest: int) -> CheckpointModel:

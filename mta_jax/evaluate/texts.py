@@ -1,15 +1,9 @@
 """Texts of an evaluation, every one of which must be readable."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from mta_jax.data.sources import (
-    Document,
-    DocumentStream,
-    IndexedDocuments,
-    NoSkips,
-    open_documents,
-)
+from mta_jax.data.sources import every_text
 from mta_jax.errors import UserError
 
 
@@ -31,26 +25,8 @@ def read_texts(
       ConfigError: where a location names nothing, or what holds no text.
       UserError: where one cannot be read, or there are none.
     """
-    source = open_documents(
-        locations, field=field, tokenizer=("", 0), setting=setting, skips=NoSkips(setting)
-    )
-    documents = _of_stream(source) if isinstance(source, DocumentStream) else _of_index(source)
-    texts = []
-    for document in itertools.islice(documents, limit):
-        # Tokens belong to one tokenizer, and are refused where they are opened.
-        assert isinstance(document.content, str)
-        texts.append((document.name, document.content))
+    found = every_text(locations, field=field, setting=setting)
+    texts = list(itertools.islice(found, limit))
     if not texts:
         raise UserError(f"{setting} {', '.join(locations)}: holds no text")
     return texts
-
-
-def _of_index(source: IndexedDocuments) -> Iterator[Document]:
-    return (found for place in range(len(source)) if (found := source[place]))
-
-
-def _of_stream(source: DocumentStream) -> Iterator[Document]:
-    for part in range(len(source.parts)):
-        for _, document in source.read(part, 0):
-            if document:
-                yield document

@@ -12,17 +12,16 @@ from rich.progress import Progress
 from mta_jax import viz
 from mta_jax.data import Batch, load_data
 from mta_jax.errors import ConfigError
-from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
+from mta_jax.evaluate.config import EvaluateConfig
 from mta_jax.evaluate.grid import Grid
 from mta_jax.evaluate.paper import TABLE_1, TABLE_1_COLUMNS
 from mta_jax.evaluate.task import Findings, run_task
-from mta_jax.evaluate.text_model import kind_of, names_of
+from mta_jax.evaluate.text_model import described_on, kind_of, names_of
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.evaluate import total
 from mta_jax.training.saved_weights import (
     Description,
     SavedWeights,
-    describe_weights,
     read_weights,
 )
 from mta_jax.training.state import make_program
@@ -97,7 +96,7 @@ def evaluate_toy(config: ToyConfig) -> Findings:
         have samples of different sizes.
       UserError: where one cannot be read.
     """
-    described = [describe_weights(place, "checkpoint") for place in checkpoints_of(config)]
+    described = described_on("block_search", config)
     _check(described)
     folders = [one.folder for one in described]
     rows = []
@@ -150,17 +149,12 @@ def _check(described: Sequence[Description]) -> None:
     """Makes sure that the runs of a cell of the table differ in their seeds and nothing else.
 
     Raises:
-      ConfigError: where one is of another task, or they do not.
+      ConfigError: where they do not.
     """
     columns: dict[tuple, Description] = {}
     cells: dict[tuple, dict[int, Description]] = {}
     for one in described:
         run = one.program.config
-        if run.data.source != "block_search":
-            raise ConfigError(
-                f"checkpoint {one.folder}: was trained on data.source {run.data.source}, not on "
-                "block_search"
-            )
         task = run.data.block_search
         column = (task.block_size, task.answer)
         first = columns.setdefault(column, one)
@@ -177,13 +171,13 @@ def _check(described: Sequence[Description]) -> None:
                 f"checkpoint {one.folder}: is of the kind, task, steps and seed {run.seed} of "
                 f"{cell[run.seed].folder}; leave one out"
             )
-        for other in [*cell.values()][:1]:
-            name = _difference(run, other.program.config)
-            if name:
-                raise ConfigError(
-                    f"checkpoint {one.folder}: {name} is another than that of {other.folder}, and "
-                    "runs of one cell may differ in their seeds only; evaluate them apart"
-                )
+        other = next(iter(cell.values()), one)
+        name = _difference(run, other.program.config)
+        if name:
+            raise ConfigError(
+                f"checkpoint {one.folder}: {name} is another than that of {other.folder}, and "
+                "runs of one cell may differ in their seeds only; evaluate them apart"
+            )
         cell[run.seed] = one
 
 

@@ -91,11 +91,12 @@ def check_spec(
         shorter than the context.
     """
     number = "8" * spec.digits
-    facts = {city: tokens_behind(tokenizer, _fact(city, number)) for city in CITIES}
-    cities = sorted(CITIES, key=lambda city: -facts[city])[: spec.num_needles]
+    sizes_of_facts = tokens_behind(tokenizer, [_fact(city, number) for city in CITIES])
+    largest = np.argsort(-sizes_of_facts, kind="stable")[: spec.num_needles]
+    cities = [CITIES[index] for index in largest]
     empty = NeedleContext("", cities, [number] * len(cities), spec.num_asked, 0.0)
     question = 1 + len(tokenizer.encode(empty.prompt + empty.answer))
-    needed = question + sum(facts[city] for city in cities)
+    needed = question + int(sizes_of_facts[largest].sum())
     if needed > spec.length:
         raise ValueError(
             f"length {spec.length}: {spec.num_needles} needles with a question for "
@@ -130,7 +131,7 @@ def draw_context(
     cities = [CITIES[index] for index in rng.permutation(len(CITIES))[: spec.num_needles]]
     numbers = _numbers(spec, rng)
     needles = [_fact(city, number) for city, number in zip(cities, numbers, strict=True)]
-    needle_sizes = [tokens_behind(tokenizer, needle) for needle in needles]
+    needle_sizes = tokens_behind(tokenizer, needles).tolist()
     empty = NeedleContext("", cities, numbers, spec.num_asked, 0.0)
     rest = 1 + len(tokenizer.encode(empty.prompt + empty.answer))
     room = spec.length - rest - sum(needle_sizes)

@@ -9,6 +9,7 @@ from mta_jax.data.sources.documents import Document, DocumentStream, IndexedDocu
 from mta_jax.data.sources.in_memory import InMemoryDocuments, Subset
 from mta_jax.data.sources.open import common_folder, named_by, open_documents
 from mta_jax.data.sources.skips import NoSkips, Skips
+from mta_jax.data.sources.texts import every_text
 
 __all__ = [
     "Document",
@@ -19,6 +20,7 @@ __all__ = [
     "Skips",
     "Subset",
     "common_folder",
+    "every_text",
     "named_by",
     "open_documents",
 ]

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Literal
 
-from mta_jax.data.haystack import PYTHON_PROSE
 from mta_jax.evaluate.babilong.tasks import TASKS
-from mta_jax.evaluate.config import EvaluateConfig
+from mta_jax.evaluate.config import HaystackConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BabilongConfig(EvaluateConfig):
+class BabilongConfig(HaystackConfig):
     """Which questions are asked, and what they are hidden in."""
 
     tasks: list[int] = dataclasses.field(default_factory=lambda: list(TASKS))
@@ -33,20 +32,11 @@ class BabilongConfig(EvaluateConfig):
     split: Literal["test", "train"] = "test"
     """Which of bAbI's files."""
 
-    haystack: str | list[str] = dataclasses.field(default_factory=lambda: list(PYTHON_PROSE))
-    """Text that facts are hidden in: files, folders, globs, hf:NAME; its own order is kept."""
-
-    field: str = "text"
-    """Field or column that holds the text of `haystack`, where there are several."""
-
     shots: int = 2
     """Short examples with their answers, before the text that is asked about."""
 
     max_new_tokens: int = 16
     """Tokens that a model may write for its answer."""
-
-    allow_extrapolation: bool = False
-    """Also lengths that a model is not made for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,10 +55,3 @@ class BabilongConfig(EvaluateConfig):
         for name, least in (("samples", 1), ("seed", 0), ("shots", 0), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least {least}")
-        if not self.haystack:
-            raise ValueError(f"haystack {self.haystack}: name at least one text")
-
-    @property
-    def haystack_locations(self) -> list[str]:
-        """As a list."""
-        return [self.haystack] if isinstance(self.haystack, str) else self.haystack

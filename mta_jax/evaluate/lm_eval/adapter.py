@@ -14,7 +14,7 @@ from mta_jax.command_line.live_line import LiveLine
 from mta_jax.errors import UserError
 from mta_jax.evaluate.lm_eval.rolling import rolling_log_probs
 from mta_jax.evaluate.pair_scores import Pair, encoded_pair, score_pairs
-from mta_jax.evaluate.text_model import Advance, CheckpointModel, in_batches
+from mta_jax.evaluate.text_model import Advance, CheckpointModel, filled, in_batches
 from mta_jax.inference import Sampling
 
 _FILTERS = {
@@ -151,29 +151,20 @@ class HarnessModel(TemplateLM):
                 f"of {self.max_length:,}; give a larger context_length"
             )
         prompts = [np.array(self.tok_encode(context)[-room:], np.int32) for context in contexts]
-        # The number of prompts decides what is compiled.
-        filled = [*prompts, *[prompts[0]] * (self._batch_size - len(prompts))]
         written = self._model.generate(
-            filled,
+            filled(prompts, self._batch_size),
             max_new_tokens=num_tokens,
             sampling=_sampling(asked),
             stop=[string for string in stop if string],
             seed=self._seed,
-            numbers=[*numbers, *[numbers[0]] * (self._batch_size - len(prompts))],
+            numbers=filled(numbers, self._batch_size),
         )
         return [text.text for text in written[: len(prompts)]]
 
     @contextlib.contextmanager
     def _progress(self, total: int, unit: str) -> Iterator[Advance]:
-        done = 0
         with LiveLine(self._name, total, unit=unit) as line:
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                line.update(done, "")
-
-            yield advance
+            yield line.advance
 
 
 def _sampling(asked: dict[str, Any]) -> Sampling:

@@ -10,7 +10,7 @@ import lm_eval
 import numpy as np
 from lm_eval.utils import handle_non_serializable
 
-from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.grid import Grid, spelled
 from mta_jax.evaluate.lm_eval.adapter import HarnessModel
 from mta_jax.evaluate.lm_eval.config import LmEvalConfig
 from mta_jax.evaluate.lm_eval.loading import Loaded, load_tasks
@@ -132,7 +132,7 @@ def _table(config: LmEvalConfig, rows: Sequence[Mapping[str, Any]], hidden: set[
                 row["task"] + shots if is_new_task else "",
                 row["metric"] + which,
                 f"{row['questions']:,}" if row["questions"] and is_new_task else "",
-                f"{row['value']:.4f}" if row["value"] < 1e5 else f"{row['value']:.2e}",
+                spelled(row["value"], 4),
             ]
         )
     note = f"The first {config.limit:,} questions of each task only." if config.limit else ""

@@ -2,13 +2,12 @@
 
 import dataclasses
 
-from mta_jax.data.haystack import PYTHON_PROSE
 from mta_jax.data.needles.context import MOST_NEEDLES
-from mta_jax.evaluate.config import EvaluateConfig
+from mta_jax.evaluate.config import HaystackConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NeedleConfig(EvaluateConfig):
+class NeedleConfig(HaystackConfig):
     """Numbers of cities, hidden in running text, and questions for them."""
 
     lengths: list[int] = dataclasses.field(default_factory=lambda: [2048, 4096])
@@ -29,18 +28,8 @@ class NeedleConfig(EvaluateConfig):
     digits: int = 1
     """Digits of the numbers."""
 
-    haystack: str | list[str] = dataclasses.field(default_factory=lambda: list(PYTHON_PROSE))
-    """Locations of the text around: files, folders, globs or hf:NAME; Python's own manual and
-    docstrings need no download."""
-
-    field: str = "text"
-    """Field or column that holds the text of the haystack, where there are several."""
-
     seed: int = 0
     """Decides cities, numbers and places, with the cell and the number of the sample."""
-
-    allow_extrapolation: bool = False
-    """Contexts may be longer than those a model was made for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,10 +50,3 @@ class NeedleConfig(EvaluateConfig):
             raise ValueError(f"asked {self.asked}: must be at most the needles {min(self.needles)}")
         if not min(self.depths) >= 0 or max(self.depths) > 100:
             raise ValueError(f"depths {self.depths}: must be in 0..100 each")
-        if not all(self.haystack_locations):
-            raise ValueError(f"haystack {self.haystack!r}: name at least one location")
-
-    @property
-    def haystack_locations(self) -> list[str]:
-        """As a list."""
-        return [self.haystack] if isinstance(self.haystack, str) else self.haystack

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.grid import Grid, spelled
 from mta_jax.evaluate.paper import (
     TABLE_2,
     TABLE_2_COLUMNS,
@@ -34,7 +34,7 @@ def perplexity_tables(evaluation: Evaluation) -> list[Grid]:
         *paper_lines(_PAPER, TABLE_2, list(TABLE_2_COLUMNS)),
         *paper_lines(f"{_PAPER}, then 4,096 tokens", TABLE_2_LONG, list(TABLE_2_COLUMNS)),
     ]
-    own = _lines(rows, "name", "domain", lambda row: _perplexity(row["perplexity"]))
+    own = _lines(rows, "name", "domain", lambda row: spelled(row["perplexity"], 2))
     protocol = evaluation.config.get("protocol", "unknown")
     words = f"Here: the {protocol} protocol."
     theirs = "The paper: SlimPajama, 128,256 tokens of vocabulary, 105 billion tokens, 2 seeds."
@@ -117,7 +117,13 @@ def lm_eval_tables(evaluation: Evaluation) -> list[Grid]:
                 title="Other figures of lm-evaluation-harness",
                 columns=["model", "attention", "task", "metric", "value"],
                 rows=[
-                    [row["model"], row["kind"], row["task"], row["metric"], _value(row["value"])]
+                    [
+                        row["model"],
+                        row["kind"],
+                        row["task"],
+                        row["metric"],
+                        spelled(row["value"], 4),
+                    ]
                     for row in others
                 ],
                 num_words=4,
@@ -135,7 +141,7 @@ def lambada_tables(evaluation: Evaluation) -> list[Grid]:
     rows = evaluation.checked(
         ("model", "kind", "variant"), ("step", "passages", "perplexity", "accuracy")
     )
-    own = _lines(rows, "model", "variant", lambda row: _perplexity(row["perplexity"]))
+    own = _lines(rows, "model", "variant", lambda row: spelled(row["perplexity"], 2))
     right = _lines(rows, "model", "variant", lambda row: f"{100 * row['accuracy']:.1f} %")
     return [
         beside_the_paper(
@@ -179,11 +185,3 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
     return [
         [name, kind, *(cells.get(column, "") for column in columns)] for name, kind, cells in lines
     ]
-
-
-def _perplexity(value: float) -> str:
-    return f"{value:.2f}" if value < 1e5 else f"{value:.2e}"
-
-
-def _value(value: float) -> str:
-    return f"{value:.4f}" if value < 1e5 else f"{value:.2e}"

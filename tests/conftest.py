@@ -17,3 +17,7 @@ if _VERSION < (0, 11):
     # Newer versions have no such flag and end the process over it.
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
+# Two workers whose threads share the same cores wait for each other: each has its own.
+if hasattr(os, "sched_setaffinity") and (_WORKER := os.environ.get("PYTEST_XDIST_WORKER")):
+    _CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix("gw")) % len(_CORES)]})

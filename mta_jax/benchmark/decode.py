@@ -22,6 +22,7 @@ from rich.table import Table
 from mta_jax.benchmark.command import run_command
 from mta_jax.inference import decoding
 from mta_jax.models import AttentionKind, ModelConfig, MTAConfig, Transformer
+from mta_jax.models.rngs import rngs_of
 from mta_jax.typing import Array
 
 
@@ -121,9 +122,11 @@ def measure(config: DecodeBenchmarkConfig) -> list[Measurement]:
 
 
 def _model(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
-    build = jax.jit(lambda: nnx.split(Transformer(config, rngs=nnx.Rngs(0)))[1])
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
-    return graphdef, jax.block_until_ready(build())
+    def build() -> Transformer:
+        return Transformer(config, rngs=rngs_of(jax.random.key(0)))
+
+    params = jax.jit(lambda: nnx.state(build()))()
+    return nnx.graphdef(nnx.eval_shape(build)), jax.block_until_ready(params)
 
 
 def _at_context(

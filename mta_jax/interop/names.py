@@ -11,6 +11,7 @@ from flax import nnx
 from mta_jax.errors import UserError
 from mta_jax.interop.layouts import Layout
 from mta_jax.models import ModelConfig, Transformer
+from mta_jax.models.rngs import rngs_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -66,7 +67,7 @@ def parameter_shapes(model: ModelConfig) -> Shapes:
 
 def parameters_of(model: ModelConfig) -> Any:
     """A model's parameters as shapes and dtypes in a pure dictionary."""
-    built = nnx.eval_shape(lambda: Transformer(model, rngs=nnx.Rngs(0)))
+    built = nnx.eval_shape(lambda: Transformer(model, rngs=rngs_of(jax.random.key(0))))
     return nnx.to_pure_dict(nnx.state(built, nnx.Param))
 
 

@@ -8,6 +8,7 @@ from flax import nnx, traverse_util
 
 from mta_jax.models import ModelConfig, MTAConfig, Transformer
 from mta_jax.models.parts import is_mixing
+from mta_jax.models.rngs import rngs_of
 
 
 def retrofitted_config(config: ModelConfig, mta: MTAConfig) -> ModelConfig:
@@ -51,7 +52,7 @@ def retrofit(
     @jax.jit
     def added() -> dict[str, Any]:
         # What else the new model has is never computed: nothing reads it.
-        model = Transformer(new, rngs=nnx.Rngs(params=jax.random.key(seed)))
+        model = Transformer(new, rngs=rngs_of(jax.random.key(seed)))
         flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
         return traverse_util.unflatten_dict(
             {path: leaf for path, leaf in flat.items() if is_mixing(path)}

@@ -11,6 +11,7 @@ from flax import nnx
 from mta_jax.data import Tokenizer, tokenizer_for
 from mta_jax.errors import ConfigError
 from mta_jax.models import ModelConfig, Transformer
+from mta_jax.models.rngs import rngs_of
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.optimizer import make_optimizer
 from mta_jax.training.partition import build, partition, together
@@ -51,7 +52,7 @@ class Program:
     def initial_params(self) -> Any:
         """All parameters before the first step. Pure."""
         key = jax.random.key(self.config.seed)
-        model = build(self.config, rngs=nnx.Rngs(params=key))
+        model = build(self.config, rngs=rngs_of(key))
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     def initial_state(self) -> State:
@@ -110,7 +111,7 @@ def make_program(config: TrainConfig) -> Program:
       ConfigError: where the model lacks what the config wants of it.
     """
     config = dataclasses.replace(config, model=resolve_model(config))
-    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build(config, rngs=rngs_of(jax.random.key(0))))
     graphdef, params = nnx.split(model)
     # A part that the model lacks is known here.
     partition(nnx.to_pure_dict(params), config.finetune)

@@ -1,28 +1,54 @@
 # %% [markdown]
 # # Block search: a task that one query and one key cannot do
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mta-jax/mta_jax/blob/main/notebooks/02_toy_task.ipynb)
+# [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mta-jax/mta_jax/blob/main/notebooks/02_toy_task.ipynb)
 #
 # The toy task of [Multi-Token Attention](https://arxiv.org/abs/2504.00927) (section 4.1, table 1),
 # small enough for one CPU core: train MTA and a Transformer of the same size, compare their errors,
 # then look at what MTA has learned and at an example that only MTA gets right.
 
 # %%
-# install
+# Installs mta_jax where it is missing. The JAX that is here, made for its accelerator, stays.
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+if importlib.util.find_spec("mta_jax") is None:
+    packages = {package.name: package.version for package in importlib.metadata.distributions()}
+    names = filter(re.compile(r"jax(lib|[-_]cuda.*)?|libtpu").fullmatch, packages)
+    kept = {name: packages[name] for name in names}
+    if "jax" in kept and tuple(map(int, kept["jax"].split(".")[:2])) < (0, 10):
+        raise RuntimeError(
+            f"JAX {kept['jax']} is installed here, and mta_jax needs 0.10 or newer: upgrade it "
+            "(https://docs.jax.dev/en/latest/installation.html), restart, and run this again."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("".join(f"{name}=={kept[name]}\n" for name in kept))
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints)]
+        subprocess.run([*pip, "git+https://github.com/mta-jax/mta_jax"], check=True)
+    importlib.invalidate_caches()
 
 # %%
 # %matplotlib inline
+import matplotlib.pyplot as plt
 import numpy as np
 
 from mta_jax.data import BlockSearchConfig, DataConfig, LetterTokenizer
 from mta_jax.data.block_search import BlockSearchSource
 
+plt.rcParams["figure.dpi"] = 85
+
 # %% [markdown]
 # ## The task
 #
-# Blocks of different letters, then `#` and a question of two letters, in any order. Exactly one block
-# has both. The answer is that block, letter by letter. Here a sample has four blocks of five letters;
-# the paper's have about fifty.
+# Blocks of different letters, then `#` and a question of two letters, in any order. Exactly one
+# block has both. The answer is that block, letter by letter. Here a sample has four blocks of five
+# letters; the paper's have about fifty.
 
 # %%
 task = BlockSearchConfig(block_size=5, answer="all", sequence_length=33)
@@ -44,25 +70,26 @@ for index in range(6):
 
 # %% [markdown]
 # Why is that hard? The question's letters are two tokens, and so are their like in the block. An
-# ordinary attention weight compares one query with one key: it can find the places of one letter. That
-# both are in *one* block is a statement on two queries and two keys. MTA convolves the logits over
-# neighbouring queries and keys before the softmax:
+# ordinary attention weight compares one query with one key: it can find the places of one letter.
+# That both are in *one* block is a statement on two queries and two keys. MTA convolves the logits
+# over neighbouring queries and keys before the softmax:
 #
-# $$A = \mathrm{softmax}\big(\mathrm{mask}_{-\infty}(\mathrm{conv}_w(\mathrm{mask}_0(QK^\top / \sqrt{H})))\big)$$
+# $$
+# L = \tfrac{1}{\sqrt H}\, Q K^\top, \qquad
+# P = \mathrm{softmax}(\mathrm{mask}_{-\infty}(\mathrm{conv}_w(\mathrm{mask}_0(L))))
+# $$
 #
-# With a kernel `w` that reaches as many queries as there are between question and answer, and as many
-# keys as a block has letters to both sides, a weight can rest on both letters.
+# With a kernel `w` that reaches as many queries as there are between question and answer, and as
+# many keys as a block has letters to both sides, a weight can rest on both letters.
 
 # %% [markdown]
 # ## Train both
 #
 # The same data, steps and optimiser. Of MTA's steps only the key-query convolution is used, as in
-# the paper's toy task; nothing else distinguishes the two models. `python train.py --config FILE` does
-# the same from a file of settings.
+# the paper's toy task; nothing else distinguishes the two models. `python train.py --config FILE`
+# does the same from a file of settings.
 
 # %%
-import dataclasses
-
 from mta_jax.models import ModelConfig, MTAConfig
 from mta_jax.training.comparison import run
 from mta_jax.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
@@ -77,7 +104,7 @@ config = TrainConfig(
     model=ModelConfig(
         num_layers=2,
         embed_dim=128,
-        num_heads=2,
+        num_heads=4,
         mlp_dim=128,
         attention_implementation="xla",  # of so few tokens the whole map is the fastest
         mta=MTAConfig(
@@ -96,8 +123,8 @@ config = TrainConfig(
 results = run(config)
 
 # %% [markdown]
-# The run folder now holds settings, metrics, checkpoints and pictures. The table's error is the share of
-# 1,000 held-out samples whose answer is not right in every letter.
+# The run folder now holds settings, metrics, checkpoints and pictures. The table's error is the
+# share of 1,000 held-out samples whose answer is not right in every letter.
 
 # %%
 from mta_jax import viz
@@ -116,6 +143,7 @@ viz.learning_curves(
 # Both write their answers to all held-out samples, letter by letter, the likeliest each time.
 
 # %%
+import operator
 from collections import Counter
 
 from mta_jax.inference import Decoder, Sampling
@@ -148,8 +176,8 @@ def described(answer, sample):
         return "the right block"
     if answer in blocks:
         return "another block"
-    places = zip(*blocks)  # the letters that blocks have in each place
-    if len(answer) == len(right) and all(x in own for x, own in zip(answer, places)):
+    places = list(zip(*blocks, strict=True))  # the letters that blocks have in each place
+    if len(answer) == len(places) and all(map(operator.contains, places, answer)):
         return "letters of several blocks, each in its place"
     return "something else"
 
@@ -167,9 +195,10 @@ for what in sorted({what for own in counts.values() for what in own}):
 # %% [markdown]
 # ## Where they look
 #
-# The last letter of the question is where the answer begins, so the token there should look at the block
-# that has both letters. For each head: its attention from there to a whole block, a mean over all
-# held-out samples, by how many of the two letters the block has. The block to find is one of four.
+# The last letter of the question is where the answer begins, so the token there should look at the
+# block that has both letters. For each head: its attention from there to a whole block, a mean over
+# all held-out samples, by how many of the two letters the block has. The block to find is one of
+# four.
 
 # %%
 import jax.numpy as jnp
@@ -185,6 +214,7 @@ asked = np.array(
     ]
 )  # [samples, blocks]
 
+found = {}  # mean attention to the block to find, by model, layer and head
 print(f"{'attention to a block with':<34}{'neither':>9}{'one':>9}{'both':>9}")
 for kind, result in results.items():
     maps = result.program.model(result.params).attention_weights(inputs)
@@ -193,14 +223,18 @@ for kind, result in results.items():
             context = np.asarray(of_layer[:, head, start - 1, 1 : 1 + task.context_length])
             context = np.pad(context, ((0, 0), (0, 1)))  # the last block has no dot
             of_block = context.reshape(len(asked), -1, task.block_size + 1)[..., :-1].sum(-1)
-            means = (of_block[asked == number].mean() for number in (0, 1, 2))
+            neither, one, both = (of_block[asked == number].mean() for number in (0, 1, 2))
+            found[kind, layer, head] = both
             name = f"{kind}, layer {layer}, head {head}"
-            print(f"{name:<34}" + "".join(f"{mean:>9.2f}" for mean in means))
+            print(f"{name:<34}{neither:>9.2f}{one:>9.2f}{both:>9.2f}")
+
+_, *finds = max((place for place in found if place[0] == "mta"), key=found.get)
+print("\nMTA finds the block with layer {}, head {}.".format(*finds))
 
 # %% [markdown]
-# The kernels that do it, one per layer and head. A cell is the weight of a neighbouring logit: the row
-# says how many tokens before the query it is, the column how many before or after the key. Each kernel
-# began as the identity: 1 at (0, 0), 0 elsewhere, which is ordinary attention.
+# Its kernel says how. Below are all, one per layer and head. A cell is the weight of a neighbouring
+# logit: the row says how many tokens before the query it is, the column how many before or after
+# the key. Each began as the identity, 1 at (0, 0) and 0 elsewhere, which is ordinary attention.
 
 # %%
 from mta_jax.training.learned_kernels import CONVOLUTIONS, learned_kernels, titled
@@ -209,11 +243,13 @@ kernels = learned_kernels(results["mta"].params)
 viz.key_query_kernels(titled(kernels, CONVOLUTIONS))
 
 # %% [markdown]
-# Rows of one colour that reach over several keys add up (or count against) every place where a letter of
-# the question may be around a key; rows of different queries take one letter of the question each. A
-# diagonal follows the block: one letter further in the answer, one letter further in the block.
+# At the end of the question, rows 0 and -1 are its two letters. Where a kernel has weights of one
+# sign in both rows, over as many keys as a block has letters, it adds up whatever in that stretch
+# of text fits *either* letter, and the sum is largest where both are. A diagonal takes two
+# neighbours for one: the same step in the text as in the answer, which is what copying a block
+# letter by letter needs.
 #
-# Which of the kernels are needed? Put the identity in the place of one, and count again.
+# Which kernels are needed? Put the identity in the place of one, and count wrong answers again.
 
 # %%
 import jax
@@ -221,14 +257,14 @@ import jax
 mta = results["mta"]
 
 
-def with_identity(params, layer, heads):
-    """Parameters with the identity in the place of some heads' kernels."""
+def with_identity(params, layer, head):
+    """Parameters with the identity in the place of one kernel."""
     params = jax.tree.map(lambda x: x, params)  # other dictionaries, the same arrays
     place = next(place for place in params["layers"] if int(place) == layer)
     convolution = params["layers"][place]["attention"]["pre_kq"]
     kernel = convolution["kernel"]
     identity = jnp.zeros(kernel.shape[1:]).at[-1, kernel.shape[2] // 2].set(1.0)
-    convolution["kernel"] = kernel.at[jnp.array(heads)].set(identity)
+    convolution["kernel"] = kernel.at[head].set(identity)
     return params
 
 
@@ -239,19 +275,19 @@ def error(params):
     return (is_wrong & (weights > 0)).any(1).mean()
 
 
-print(f"{'wrong answers':<38}{'':>8}")
-print(f"{'all kernels as learned':<38}{error(mta.params):>8.1%}")
+print(f"{'kernels':<38}{'wrong':>8}")
+print(f"{'all as learned':<38}{error(mta.params):>8.1%}")
 for (layer, _), kernel in kernels.items():
     for head in range(len(kernel)):
         name = f"identity in layer {layer}, head {head}"
-        print(f"{name:<38}{error(with_identity(mta.params, layer, [head])):>8.1%}")
+        print(f"{name:<38}{error(with_identity(mta.params, layer, head)):>8.1%}")
 
 # %% [markdown]
 # ## One sample
 #
-# The first that MTA gets right and the Transformer wrong. Below is, of each model, the attention map that
-# follows the right answer best, from question and answer (queries) to the blocks (keys): a letter of the
-# answer is predicted by the row before it.
+# The first that MTA gets right and the Transformer wrong. Below is, of each model, the attention
+# map that follows the right answer best, from question and answer (queries) to the blocks (keys): a
+# letter of the answer is predicted by the row before it.
 
 # %%
 from mta_jax.training.toy_attention import ToySample
@@ -281,30 +317,37 @@ for kind, result in results.items():
 sample.draw({f"{kind}: {where[kind]}": map_ for kind, map_ in maps.items()})
 
 # %% [markdown]
-# And that map of MTA without its kernel: the same queries and keys, each compared by itself.
+# And the head of MTA that finds the block, with its kernel and without: the same queries and keys,
+# each letter compared by itself. What to look at is the row of the question's last letter.
 
 # %%
-layer, head = (int(word.split()[1]) for word in where["mta"].split(", "))
 queries, keys = slice(1 + len(context), None), slice(1, 1 + len(context))
-alone = mta.program.model(with_identity(mta.params, layer, [head])).attention_weights(
-    jnp.array(sample.tokens)[None]
-)[layer][0, head, queries, keys]
+
+
+def finder(params):
+    """Attention of the head that finds the block."""
+    weights = mta.program.model(params).attention_weights(jnp.array(sample.tokens)[None])
+    return np.asarray(weights[finds[0]][0, finds[1], queries, keys])
+
+
+name = "mta: layer {}, head {}".format(*finds)
 sample.draw(
     {
-        f"{where['mta']}: kernel as learned": maps["mta"],
-        f"{where['mta']}: identity in its place": np.asarray(alone),
+        f"{name}, kernel as learned": finder(mta.params),
+        f"{name}, identity in its place": finder(with_identity(mta.params, *finds)),
     }
 )
 
 # %% [markdown]
 # ## What this shows, and what it does not
 #
-# The task is made to need what MTA adds, and here it is small: four blocks in place of about fifty, one
-# seed, a training of seconds. The Transformer is not shown to be unable to learn it: the paper trains
-# both for 100,000 steps on long samples, three seeds each, and finds a Transformer that sometimes
-# learns it and sometimes does not, while MTA always does. [Results](https://github.com/mta-jax/mta_jax/blob/main/docs/results.md)
-# has the whole of table 1 at a size for two CPU cores: blocks of five and eight letters, the answer in
-# full, its first or its last letter, three seeds. At the paper's size, in a checkout of the repository:
+# The task is made to need what MTA adds, and here it is small: four blocks in place of about fifty,
+# one seed, a training of seconds. The Transformer is not shown to be unable to learn it: the paper
+# trains both for 100,000 steps on long samples, three seeds each, and finds a Transformer that
+# sometimes learns it and sometimes does not, while MTA always does.
+# [Results](https://github.com/mta-jax/mta_jax/blob/main/docs/results.md) has the whole of table 1
+# at a size for two CPU cores: blocks of five and eight letters, the answer in full, its first or
+# its last letter, three seeds. At the paper's size, in a checkout of the repository:
 #
 # ```bash
 # python train.py --config configs/toy_n5_all.yaml --seed 42 --run_dir runs/toy_n5_all_42

@@ -4,8 +4,9 @@
 # [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mta-jax/mta_jax/blob/main/notebooks/02_toy_task.ipynb)
 #
 # The toy task of [Multi-Token Attention](https://arxiv.org/abs/2504.00927) (section 4.1, table 1),
-# small enough for one CPU core: train MTA and a Transformer of the same size, compare their errors,
-# then look at what MTA has learned and at an example that only MTA gets right.
+# small enough for minutes on one CPU core: train MTA and a Transformer of the same size, compare
+# their errors, then see where they look, what MTA has learned, and a sample that only MTA gets
+# right.
 
 # %%
 # Installs mta_jax where it is missing. The JAX that is here, made for its accelerator, stays.
@@ -342,12 +343,12 @@ sample.draw(
 # ## What this shows, and what it does not
 #
 # The task is made to need what MTA adds, and here it is small: four blocks in place of about fifty,
-# one seed, a training of seconds. The Transformer is not shown to be unable to learn it: the paper
-# trains both for 100,000 steps on long samples, three seeds each, and finds a Transformer that
-# sometimes learns it and sometimes does not, while MTA always does.
-# [Results](https://github.com/mta-jax/mta_jax/blob/main/docs/results.md) has the whole of table 1
-# at a size for two CPU cores: blocks of five and eight letters, the answer in full, its first or
-# its last letter, three seeds. At the paper's size, in a checkout of the repository:
+# one seed, a training of a minute. That the Transformer cannot learn it is not shown: the paper
+# trains for 100,000 steps, on long samples and with three seeds, and there Transformers learn it in
+# some runs and not in others, MTA in all.
+# [Results](https://github.com/mta-jax/mta_jax/blob/main/docs/results.md) has all of table 1 at a
+# size for two CPU cores: blocks of five and of eight letters, the whole block, its first or its
+# last letter as the answer, three seeds. At the paper's size, in a checkout of the repository:
 #
 # ```bash
 # python train.py --config configs/toy_n5_all.yaml --seed 42 --run_dir runs/toy_n5_all_42

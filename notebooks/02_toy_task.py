@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Block search: a task that one query and one key cannot do
+# # Block search: two letters in one block
 #
 # [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mta-jax/mta_jax/blob/main/notebooks/02_toy_task.ipynb)
 #
@@ -70,25 +70,25 @@ for index in range(6):
     print(f"{context:<25} {question:<9} {answer}")
 
 # %% [markdown]
-# Why is that hard? The question's letters are two tokens, and so are their like in the block. An
-# ordinary attention weight compares one query with one key: it can find the places of one letter.
-# That both are in *one* block is a statement on two queries and two keys. MTA convolves the logits
-# over neighbouring queries and keys before the softmax:
+# Why is that hard? An ordinary attention weight compares one query with one key, so it can find the
+# places of one letter of the question. That both are in *one* block says something of two queries
+# and two keys, and a Transformer has to bring them together over several layers. MTA convolves the
+# logits over neighbouring queries and keys before the softmax (the other steps of MTA are left out
+# here, as in the paper's toy task):
 #
 # $$
 # L = \tfrac{1}{\sqrt H}\, Q K^\top, \qquad
 # P = \mathrm{softmax}(\mathrm{mask}_{-\infty}(\mathrm{conv}_w(\mathrm{mask}_0(L))))
 # $$
 #
-# With a kernel `w` that reaches as many queries as there are between question and answer, and as
-# many keys as a block has letters to both sides, a weight can rest on both letters.
+# The kernel `w` here spans 8 queries, enough from the question to the end of the answer, and 9
+# keys, a block to either side. A weight can rest on both letters.
 
 # %% [markdown]
 # ## Train both
 #
-# The same data, steps and optimiser. Of MTA's steps only the key-query convolution is used, as in
-# the paper's toy task; nothing else distinguishes the two models. `python train.py --config FILE`
-# does the same from a file of settings.
+# The same data, steps and optimiser; the convolution is all that the two models differ in. `python
+# train.py --config FILE` does the same from a file of settings.
 
 # %%
 from mta_jax.models import ModelConfig, MTAConfig

@@ -54,8 +54,8 @@ plt.rcParams["figure.dpi"] = 85
 # ## 1. Train
 #
 # The tokenizer is learned from Python's manual and docstrings (byte-pair encoding; library
-# `tokenizers`, extra `data`). The names of cities are put in, so often that they become few tokens:
-# part 3 needs them.
+# `tokenizers`, extra `data`), and from the sentences of part 3, so often that the cities in them
+# become few tokens each.
 
 # %%
 from mta_jax.data.haystack import PYTHON_PROSE, load_haystack
@@ -63,8 +63,8 @@ from mta_jax.data.needles.cities import CITIES
 from mta_jax.data.tokenizers.train import train_bpe
 
 prose = load_haystack(PYTHON_PROSE, setting="haystack").sentences
-names = "".join(f" {city}" for city in CITIES)
-train_bpe([*prose, *[names] * 1000], 1024, Path("tokenizer.json"))
+facts = [f"The magic number of {city} is {digit}." for city in CITIES for digit in range(10)]
+train_bpe([*prose, *facts * 100], 1024, Path("tokenizer.json"))
 
 # %% [markdown]
 # A run is a file of settings, and a command for a shell, which `shell` runs from here.
@@ -209,6 +209,7 @@ data:
 optimizer:
   learning_rate: 3.0e-3
   schedule: linear
+  min_ratio: 0.5
   warmup_steps: 100
   weight_decay: 0.0
 """)

@@ -87,9 +87,9 @@ def shell(command, first=""):
 
 Path("lm.yaml").write_text("""\
 run_dir: runs/lm
-num_steps: 200
+num_steps: 300
 log_every: 50
-evaluate_every: 200
+evaluate_every: 300
 model:
   num_layers: 2
   embed_dim: 96
@@ -99,7 +99,7 @@ model:
   attention_implementation: xla  # of so few tokens the whole map is the fastest
   mta:
     pre_kq_kernel_size: [6, 11]  # queries, keys
-    post_kq_kernel_size: [6, 11]
+    post_kq_kernel_size: null
     kq_layers: [0]
 data:
   source: text
@@ -134,8 +134,8 @@ from flax import nnx
 from mta_jax.generate import Sampling, load_model
 
 model = load_model("runs/lm")
-sampling = Sampling(temperature=0.7, top_p=0.9)
-texts = model.generate(["The ", "Return ", "If "], max_new_tokens=40, sampling=sampling)
+prompts = ["The", "Return the", "If the value"]
+texts = model.generate(prompts, max_new_tokens=40, sampling=Sampling(temperature=0.5))
 for text in texts:
     print(repr(text.prompt + text.text), end="\n\n")
 

@@ -74,7 +74,8 @@ train_bpe([*prose, *facts * 100], 1024, Path("tokenizer.json"))
 def shell(command, first=""):
     """Runs `python ...` and prints what it prints, from the line on that has `first` in it."""
     print(f"$ {command}")
-    environment = os.environ | {"COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+    # Plain lines: a kernel asks programs for colours, and for bars that move.
+    environment = os.environ | {"COLUMNS": "100", "FORCE_COLOR": "", "PYTHONUNBUFFERED": "1"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     _, *arguments = shlex.split(command)
     is_shown = False
@@ -235,7 +236,7 @@ viz.learning_curves(
 # %%
 shell(
     "python -m mta_jax.evaluate needle --checkpoint 'runs/needles/*' --lengths '[96]' "
-    "--needles '[1, 2, 3]' --haystack python:docs --samples 30 --output found"
+    "--needles '[1, 2, 3]' --haystack python:docs --samples 20 --output found"
 )
 
 # %% [markdown]

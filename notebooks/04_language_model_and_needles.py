@@ -166,19 +166,21 @@ print(f"one by one and all at once differ by {difference:.0e} at most")
 # The paper hides sentences that tell the "magic number" of a city in a text, and asks for one of
 # them (section 4.4). Large models find them by what they know of language; models of this size are
 # to be taught. So their training text *is* needles, drawn while they train: `needles:TEXT?OPTIONS`
-# is a domain as any other, of which the answers alone count for the loss. One of its documents,
+# is a domain as any other, of which the answers alone count for the loss. Two of its documents,
 # with what is to be learned in brackets:
 
 # %%
 from mta_jax.data.needles import NeedleDocuments
 
 needles = "needles:python:docstrings?length=96&needles=1,2,3&asked=1,2"
-document = NeedleDocuments(needles, model.tokenizer, "needles")[2]
-print(f"{document.prompt}[{document.content}]")
+documents = NeedleDocuments(needles, model.tokenizer, "needles")
+for number in (12, 23):
+    print(f"{documents[number].prompt}[{documents[number].content}]", end="\n\n\n")
 
 # %% [markdown]
-# MTA and a Transformer, with the same data, steps and optimiser. Both first learn that the answer
-# is some number of the text; then, suddenly, whose.
+# 96 tokens are little: three needles and a question leave hardly any text around them. What remains
+# to be learned is to find the right one. MTA and a Transformer, with the same data, steps and
+# optimiser:
 
 # %%
 Path("needles.yaml").write_text(f"""\
@@ -248,29 +250,25 @@ shell(
 import json
 
 import numpy as np
+from IPython.display import display
 
 rows = json.loads(Path("found/figures.json").read_text())["rows"]
+found = {(row["kind"], row["num_needles"], row["depth"]): row["generated"] for row in rows}
 depths = sorted({row["depth"] for row in rows})
-shares = {
-    f"{kind}, needles: {count}": np.array(
-        [
-            [row["generated"]]
-            for depth in depths
-            for row in rows
-            if (row["kind"], row["num_needles"], row["depth"]) == (kind, count, depth)
-        ]
-    )
-    for kind in kinds
-    for count in (1, 2, 3)
-}
-viz.needle_heat_map(shares, depths=depths, lengths=[96], title="Greedy decoding: numbers found")
+for kind in kinds:
+    panels = {
+        f"needles: {count}": np.array([[found[kind, count, depth]] for depth in depths])
+        for count in (1, 2, 3)
+    }
+    title = f"{kind}: numbers found by greedy decoding"
+    display(viz.needle_heat_map(panels, depths=depths, lengths=[96], title=title))
 
 # %% [markdown]
-# Read these with care: one seed, a training of a minute, texts of 96 tokens where the paper has
-# 2,048 and 4,096, and models that learn this task and nothing else. That one kind needs fewer steps
-# to begin to match cities is what such a run can show; a model that is behind here may get there
-# with more of them. `configs/needles_small.yaml` in the repository is longer, with a tokenizer that
-# does not know the cities, and is meant for several seeds.
+# Read these with care: one seed, a training of a minute or two, 96 tokens where the paper has 2,048
+# and 4,096, and models that learn this task and nothing else. Such a run shows which kind needs
+# fewer steps to tell the needles apart, and no more: the other may well get there later.
+# `configs/needles_small.yaml` in the repository is for longer texts and several seeds, with a
+# tokenizer that does not know the cities.
 #
 # ## 4. Plan a large run
 #

@@ -264,11 +264,11 @@ for kind in kinds:
     display(viz.needle_heat_map(panels, depths=depths, lengths=[96], title=title))
 
 # %% [markdown]
-# Read these with care: one seed, a training of a minute or two, 96 tokens where the paper has 2,048
-# and 4,096, and models that learn this task and nothing else. Such a run shows which kind needs
-# fewer steps to tell the needles apart, and no more: the other may well get there later.
-# `configs/needles_small.yaml` in the repository is for longer texts and several seeds, with a
-# tokenizer that does not know the cities.
+# Read these with care: one seed, a training of minutes, 96 tokens where the paper has 2,048 and
+# 4,096, and models that learn this task and nothing else. Steps are equal and time is not: one of
+# MTA takes longer. Such a run shows which kind needs fewer steps to tell the needles apart, and no
+# more; the other may well get there later. `configs/needles_small.yaml` in the repository is for
+# longer texts and several seeds, with a tokenizer that does not know the cities.
 #
 # ## 4. Plan a large run
 #

@@ -12,7 +12,7 @@
 # 4. head mixing, the steps after the softmax, group norm;
 # 5. all of it at once, equal to `mta_jax`, and what it costs.
 #
-# Takes under a minute on a CPU. Nothing is trained, and nothing but `mta_jax` is downloaded.
+# Takes about a minute on a CPU. Nothing is trained, and nothing but `mta_jax` is downloaded.
 
 # %%
 # Installs mta_jax where it is missing. The JAX that is here, made for its accelerator, stays.
@@ -125,7 +125,7 @@ print("attention of the last query to the five dots:", np.asarray(ends).round(2)
 
 # %% [markdown]
 # (A Transformer has a way round it: an earlier layer gathers all that is searched for into one
-# vector. On a task like this one, the paper finds that this is learned badly, or not at all.)
+# vector. On a task like this one, Transformers often fail to learn that: table 1 of the paper.)
 #
 # ## 2. Key-query convolution
 #

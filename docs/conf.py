@@ -107,7 +107,7 @@ def _signature_as_written(app, what, name, obj, options, signature, return_annot
     """Annotations as they stand in the source; evaluated ones fill lines."""
     if what not in ("class", "function", "method") or not signature:
         return None
-    if dataclasses.is_dataclass(obj) or what == "class" and "__init__" not in vars(obj):
+    if dataclasses.is_dataclass(obj) or (what == "class" and "__init__" not in vars(obj)):
         return "()" if what == "class" else None, None
     function = inspect.unwrap(obj.__init__ if what == "class" else obj)
     try:

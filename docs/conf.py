@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import os
 import re
@@ -26,9 +27,9 @@ release = version = mta_jax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
 
@@ -46,6 +47,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 # Names of this package have to exist; others are not looked up, which would need a network.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!mta_jax\.).*")]
@@ -121,6 +123,20 @@ def _signature_as_written(app, what, name, obj, options, signature, return_annot
         del (arguments.posonlyargs or arguments.args)[0]
     returns = None if what == "class" or node.returns is None else ast.unparse(node.returns)
     return f"({ast.unparse(arguments)})", returns
+
+
+def linkcode_resolve(domain, info):
+    """Where the source of a documented name stands in the repository."""
+    try:
+        found = importlib.import_module(info["module"])
+        for part in info["fullname"].split("."):
+            found = getattr(found, part)
+        found = inspect.unwrap(found)
+        path = Path(inspect.getsourcefile(found)).relative_to(ROOT)
+        line = inspect.getsourcelines(found)[1]
+    except (AttributeError, OSError, TypeError, ValueError):  # A value has no source of its own.
+        return None
+    return f"{REPOSITORY}/blob/main/{path.as_posix()}#L{line}"
 
 
 def _text_below_a_field(app, what, name, obj, options, lines):

@@ -109,8 +109,8 @@ def _signature_as_written(app, what, name, obj, options, signature, return_annot
     """Annotations as they stand in the source; evaluated ones fill lines."""
     if what not in ("class", "function", "method") or not signature:
         return None
-    if dataclasses.is_dataclass(obj) or (what == "class" and "__init__" not in vars(obj)):
-        return "()" if what == "class" else None, None
+    if what == "class" and (dataclasses.is_dataclass(obj) or "__init__" not in vars(obj)):
+        return "", None  # Fields are listed below it.
     function = inspect.unwrap(obj.__init__ if what == "class" else obj)
     try:
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
@@ -36,6 +37,11 @@ DARK_IS_MOST = "magma_r"
 
 SIGNED = "PuOr"
 """Colour map of what may be negative, light at zero, which must be its middle."""
+
+SIGNED_ON_BLACK = LinearSegmentedColormap.from_list(
+    "signed_on_black", ["#f1a340", "#000004", "#b2abd2"]
+)
+"""`SIGNED` for dark pages: dark at zero, as `DARK_IS_MOST` is when it is turned round."""
 
 # Of the largest weight: what is less than that may be of either sign.
 _LEAST_SIGN = 0.05

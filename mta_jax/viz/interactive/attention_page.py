@@ -46,7 +46,7 @@ def attention_page(
         tokens = tokenizer.encode("the cat sat on the mat")
         model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size), rngs=nnx.Rngs(0))
         weights = [layer[0] for layer in model.attention_weights(jnp.asarray(tokens)[None])]
-        page = attention_page(weights, [tokenizer.decode([token]) for token in tokens])
+        page = attention_page(weights, [tokenizer.decode([int(token)]) for token in tokens])
 
     Args:
       weights: of one text, [layers, heads, queries, keys], or a list of [heads, queries, keys],

@@ -191,15 +191,19 @@ def test_page_and_script_agree_on_the_code_of_weights():
     assert f"STEPS = {STEPS};" in script
 
 
-def test_colours_are_those_of_pictures_and_dark_where_the_page_is():
-    colours = Parsed(str(attention_page(weights(), TOKENS))).data["colours"]
-    red_of_zero = {
-        (scheme, kind): int(stops[len(stops) // 2 if kind == "signed" else 0][1:3], 16)
-        for scheme, own in colours.items()
-        for kind, stops in own.items()
+@pytest.mark.parametrize("signed", [False, True])
+def test_zero_is_light_or_dark_as_the_page_is(signed):
+    positive = np.abs(weights())
+    given = {"a": positive, "b": -positive if signed else positive}
+    data = Parsed(str(attention_page(given, TOKENS))).data
+    assert data["signed"] == signed
+    light = {
+        scheme: [sum(bytes.fromhex(stop[1:])) for stop in stops]
+        for scheme, stops in data["colours"].items()
     }
-    assert min(red_of_zero["light", kind] for kind in ("plain", "signed")) > 240
-    assert max(red_of_zero["dark", kind] for kind in ("plain", "signed")) < 10
+    zero = len(light["light"]) // 2 if signed else 0
+    assert light["light"][zero] == max(light["light"]) > 600
+    assert light["dark"][zero] == min(light["dark"]) < 10
 
 
 def test_a_page_is_saved_and_shown_in_a_frame_of_its_own(tmp_path):

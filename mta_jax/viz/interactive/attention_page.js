@@ -30,8 +30,7 @@
           weights[query * keys.length + at / 2] = ((number - STEPS - 1) / STEPS) * head.limit;
         }
       });
-      const signed = weights.some((weight) => weight < 0);
-      decoded.set(head, { weights, signed, limit: head.limit });
+      decoded.set(head, { weights, limit: head.limit });
     }
     return decoded.get(head);
   }
@@ -58,11 +57,11 @@
     return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "\u2212");
   }
 
-  // Colour of a share of the largest weight, from -1 to 1.
+  // Colour of a share of the largest weight, from -1 to 1. All maps have the same colours.
   const components = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  function colour(share, signed) {
-    const stops = data.colours[dark.matches ? "dark" : "light"][signed ? "signed" : "plain"];
-    const at = Math.min(1, Math.max(0, signed ? (share + 1) / 2 : share)) * (stops.length - 1);
+  function colour(share) {
+    const stops = data.colours[dark.matches ? "dark" : "light"];
+    const at = Math.min(1, Math.max(0, data.signed ? (share + 1) / 2 : share)) * (stops.length - 1);
     const low = components(stops[Math.floor(at)]), high = components(stops[Math.ceil(at)]);
     return low.map((value, i) => Math.round(value + (high[i] - value) * (at % 1)));
   }
@@ -99,7 +98,7 @@
     for (const text of new Set([queryText, keyText])) text.classList.toggle("held", state.held);
     [...keyText.children].forEach((token, key) => {
       const weight = row[key];
-      const rgb = weight ? colour(weight / limit, map.signed) : null;
+      const rgb = weight ? colour(weight / limit) : null;
       token.style.background = rgb ? css(rgb) : "";
       token.style.color = rgb ? textOn(rgb) : "";
       token.classList.toggle("negative", weight < -LEAST_SIGN * limit);
@@ -111,7 +110,7 @@
     });
     queryText.setAttribute("aria-activedescendant", queryText.children[state.query].id);
     const least = (map.limit / STEPS / 2).toPrecision(1);
-    const signs = map.signed ? ", dashed below: negative" : "";
+    const signs = data.signed ? ", dashed below: negative" : "";
     find("scale").textContent = limit
       ? `Strongest colour: ${figure(limit, map.limit)}, no colour: less than ${least}${signs}.`
       : "This query attends to nothing.";
@@ -156,7 +155,7 @@
       const row = rowOf(map, query);
       const limit = (byQuery ? largest(row) : map.limit) || 1;
       row.forEach((weight, key) => {
-        image.data.set([...colour(weight / limit, map.signed), 255], 4 * (query * keys.length + key));
+        image.data.set([...colour(weight / limit), 255], 4 * (query * keys.length + key));
       });
     }
     context.putImageData(image, 0, 0);
@@ -222,13 +221,13 @@
       if (query === state.query || isFree(query, state.query)) write(text, query, false, query === state.query);
     });
 
-    if (map.signed && cell >= 7) {
+    if (data.signed && cell >= 7) {
       const byQuery = find("by-query").checked;
       for (let query = 0; query < queries.length; query++) {
         const row = rowOf(map, query), limit = (byQuery ? largest(row) : map.limit) || 1;
         row.forEach((weight, key) => {
           if (weight >= -LEAST_SIGN * limit) return;
-          context.fillStyle = textOn(colour(weight / limit, true));
+          context.fillStyle = textOn(colour(weight / limit));
           context.fillRect(left + (key + 0.25) * cell, top + (query + 0.5) * cell - 0.5, cell / 2, 1);
         });
       }
@@ -244,8 +243,8 @@
     outline(left, top + state.query * cell, cell * keys.length, cell);
     if (state.key !== null) outline(left + state.key * cell, top + state.query * cell, cell, cell);
 
-    const ends = [map.signed ? -1 : 0, 1];
-    const stops = Array.from({ length: 17 }, (_, i) => css(colour(ends[0] + ((ends[1] - ends[0]) * i) / 16, map.signed)));
+    const ends = [data.signed ? -1 : 0, 1];
+    const stops = Array.from({ length: 17 }, (_, i) => css(colour(ends[0] + ((ends[1] - ends[0]) * i) / 16)));
     find("bar").style.background = `linear-gradient(to right, ${stops.join(",")})`;
     const limit = find("by-query").checked ? largest(rowOf(map, state.query)) : map.limit;
     find("least").textContent = figure(ends[0] * limit, map.limit);

@@ -72,6 +72,7 @@ def attention_page(
         raise ValueError(
             f"layer_names: has {len(layer_names)} names; must have {num_layers}, one for each layer"
         )
+    signed = any(bool((array < 0).any()) for layers in kinds.values() for array in layers)
     data = {
         "keys": list(tokens),
         "queries": None if queries is None else list(queries),
@@ -91,12 +92,10 @@ def attention_page(
             }
             for name, layers in kinds.items()
         ],
+        "signed": signed,
         "colours": {
-            "light": {"plain": _colours(DARK_IS_MOST), "signed": _colours(SIGNED)},
-            "dark": {
-                "plain": _colours(DARK_IS_MOST)[::-1],
-                "signed": _colours(SIGNED_ON_BLACK),
-            },
+            "light": _colours(SIGNED if signed else DARK_IS_MOST),
+            "dark": _colours(SIGNED_ON_BLACK) if signed else _colours(DARK_IS_MOST)[::-1],
         },
     }
     return page_of("attention_page", title=title, data=data)

@@ -44,7 +44,19 @@ class GroupNorm(_GroupNorm):
 
 
 class MultiTokenAttention(_MultiTokenAttention):
-    """`mta_jax.layers.MultiTokenAttention`."""
+    """`mta_jax.layers.MultiTokenAttention`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> x = jnp.ones((2, 16, 32))
+      >>> attention = MultiTokenAttention(num_heads=4, in_features=32)
+      >>> variables = attention.init(jax.random.key(0), x)
+      >>> attention.apply(variables, x).shape
+      (2, 16, 32)
+      >>> variables["params"]["pre_kq"]["kernel"].shape
+      (4, 6, 11)
+    """
 
     def __call__(self, *inputs: Array | None, nnx_method: Any = None, **options: Any) -> Array:
         """As of the NNX module, without `rngs`.

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["docs/use_in_your_model.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/use_in_your_model.md", "docs/fused_path.md", "docs/tutorial.md", "README.md"]
+)
 def test_code_of_the_page_runs_from_top_to_bottom(page):
     text = (ROOT / page).read_text()
     blocks = list(BLOCK.finditer(text))

@@ -114,6 +114,14 @@ class BlockSearchSource:
       config: the task.
       split: "train" or "heldout"; the two never share a random stream.
       seed: of the random numbers.
+
+    Example:
+      >>> config = BlockSearchConfig(sequence_length=33)
+      >>> sample = BlockSearchSource(config, split="train", seed=0)[0]
+      >>> LetterTokenizer().decode(sample["inputs"])
+      'teklz.kyntv.lfaov.sowkb#lkteklz'
+      >>> sample["targets_weights"].sum()  # five letters and the end
+      np.float32(6.0)
     """
 
     def __init__(self, config: BlockSearchConfig, *, split: Literal["train", "heldout"], seed: int):

@@ -12,6 +12,8 @@ import grain
 import numpy as np
 
 Batch = Mapping[str, np.ndarray]
+"""Arrays [rows, row_length] by name, as `mta_jax.data.pipeline` lists them."""
+
 Position = dict[str, dict[str, Any]]
 """``{"streams": {"0": state, ...}}``: plain values, with the states of all streams, or of those
 that one process reads."""

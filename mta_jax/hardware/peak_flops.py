@@ -37,5 +37,9 @@ def peak_flops(device_kind: str) -> float | None:
     Args:
       device_kind: `device_kind` of a `jax.Device`. Any other spelling is not known; a
         slice of a GPU has another.
+
+    Example:
+      >>> peak_flops("TPU v5p")
+      459000000000000.0
     """
     return _PEAKS.get(device_kind)

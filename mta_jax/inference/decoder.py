@@ -94,6 +94,15 @@ class Decoder:
       num_tokens: how many tokens may be written, the first of the vocabulary; a model may
         have more than its tokenizer.
       limits: see there.
+
+    Example:
+      >>> from mta_jax.models import ModelConfig, Transformer
+      >>> config = ModelConfig(vocab_size=258, num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64)
+      >>> graphdef, params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+      >>> decoder = Decoder(graphdef=graphdef, params=params, eos_id=257, num_tokens=256)
+      >>> (continuation,) = decoder.generate([np.array([72, 105])], max_new_tokens=4)
+      >>> len(continuation.tokens)
+      4
     """
 
     graphdef: nnx.GraphDef

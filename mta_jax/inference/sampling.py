@@ -17,6 +17,13 @@ class Sampling:
 
     They are those of Hugging Face's `transformers` by the same names, but for tokens of equal
     probability at the border, which are all kept.
+
+    Example:
+      >>> Sampling(temperature=0.8, top_p=0.95).settings
+      {'temperature': 0.8, 'top_p': 0.95}
+      >>> Sampling(top_p=95)
+      Traceback (most recent call last):
+      ValueError: top_p 95: must be above 0 and at most 1, or null
     """
 
     repetition_penalty: float | None = None
@@ -86,6 +93,12 @@ def draw(
 
     Returns:
       The tokens, and their log-probabilities by the model itself, unfiltered.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([[0.1, 0.7, 0.2]]))
+      >>> tokens, log_probs = draw(logits, Sampling(temperature=0).settings, jax.random.key(0))
+      >>> tokens.tolist(), round(float(log_probs[0]), 3)
+      ([1], -0.357)
     """
     filtered = logits
     if "repetition_penalty" in settings and seen is not None:

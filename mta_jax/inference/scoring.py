@@ -50,6 +50,17 @@ def score(
 
     Raises:
       ValueError: for an empty prompt or continuation.
+
+    Example:
+      >>> from mta_jax.models import ModelConfig, Transformer
+      >>> config = ModelConfig(vocab_size=258, num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64)
+      >>> graphdef, params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+      >>> decoder = Decoder(graphdef=graphdef, params=params, eos_id=257, num_tokens=258)
+      >>> ((yes, no),) = score(decoder, [np.array([63])], [[np.array([121]), np.array([110, 111])]])
+      >>> yes.num_tokens, no.num_tokens
+      (1, 2)
+      >>> max(yes.log_prob, no.log_prob) < 0
+      True
     """
     if len(prompts) != len(choices):
         raise ValueError(f"choices: of {len(choices)} prompts, where there are {len(prompts)}")

@@ -46,6 +46,17 @@ def retrofit(
 
     Raises:
       ValueError: where the model has another kind of attention, or `mta` does not fit it.
+
+    Example:
+      >>> config = ModelConfig(vocab_size=258, num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64)
+      >>> config = dataclasses.replace(config, attention="transformer")
+      >>> model = Transformer(config, rngs=nnx.Rngs(0))
+      >>> params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+      >>> new_config, new_params = retrofit(config, params, MTAConfig(group_norm=None))
+      >>> new_config.attention
+      'mta'
+      >>> new_params["layers"][0]["attention"]["pre_kq"]["kernel"].shape
+      (2, 6, 11)
     """
     new = retrofitted_config(config, mta)
 

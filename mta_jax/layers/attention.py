@@ -109,6 +109,16 @@ class MultiTokenAttention(DecodingModule):
 
     Raises:
       ValueError: for sizes that do not fit together, or what only Flax's class can do.
+
+    Example:
+      >>> attention = MultiTokenAttention(num_heads=4, in_features=32, rngs=nnx.Rngs(0))
+      >>> x = jnp.ones((2, 16, 32))  # [batch, length, features]
+      >>> attention(x).shape
+      (2, 16, 32)
+      >>> attention.attention_weights(x).shape
+      (2, 4, 16, 16)
+      >>> attention.pre_kq.kernel.shape, attention.post_head.kernel.shape
+      ((4, 6, 11), (1, 4, 4))
     """
 
     def __init__(

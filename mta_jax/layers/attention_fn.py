@@ -54,6 +54,17 @@ class MultiTokenAttentionFn(nnx.Module):
 
     Raises:
       ValueError: for sizes that do not fit together.
+
+    Example:
+      >>> attention = nnx.MultiHeadAttention(
+      ...     num_heads=4,
+      ...     in_features=32,
+      ...     decode=False,
+      ...     attention_fn=MultiTokenAttentionFn(num_heads=4, rngs=nnx.Rngs(1)),
+      ...     rngs=nnx.Rngs(0),
+      ... )
+      >>> attention(jnp.ones((2, 16, 32)), is_causal=True).shape
+      (2, 16, 32)
     """
 
     def __init__(

@@ -49,6 +49,11 @@ class DifferentialAttention(nnx.Module):
 
     Raises:
       ValueError: for odd numbers of heads.
+
+    Example:
+      >>> attention = DifferentialAttention(num_heads=4, in_features=32, rngs=nnx.Rngs(0))
+      >>> attention(jnp.ones((2, 16, 32))).shape
+      (2, 16, 32)
     """
 
     def __init__(

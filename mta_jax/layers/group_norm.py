@@ -19,6 +19,10 @@ def lambda_init(layer_index: int) -> float:
     """``0.8 - 0.6 exp(-0.3 layer_index)``, layers counted from 0.
 
     From Differential Transformer (https://arxiv.org/abs/2410.05258).
+
+    Example:
+      >>> round(lambda_init(0), 2), round(lambda_init(20), 2)
+      (0.2, 0.8)
     """
     return 0.8 - 0.6 * math.exp(-0.3 * layer_index)
 
@@ -43,6 +47,14 @@ class GroupNorm(nnx.Module):
       dtype: dtype of the output; the norm's statistics are float32.
       param_dtype: dtype of the parameters.
       rngs: source of the `params` key.
+
+    Example:
+      >>> norm = GroupNorm(8, scaling="gate", embed_dim=16, rngs=nnx.Rngs(0))
+      >>> x = jnp.ones((1, 3, 2, 8))  # [batch, length, heads, head size]
+      >>> norm(x).shape
+      (1, 3, 2, 8)
+      >>> norm.openness(x).shape
+      (1, 3, 2)
     """
 
     def __init__(

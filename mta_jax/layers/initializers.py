@@ -11,13 +11,15 @@ from mta_jax.typing import Array, DropoutKey, DTypeLike, Float, KeyPadding
 KernelInit = Literal["identity", "constant", "uniform", "normal", "diagonal", "zero"]
 """Start of a mixing kernel (paper section 4.6 compares identity, constant and zero).
 
-identity   leaves attention as it is: 1 on the position itself, 0 elsewhere
-constant   0.3 everywhere, the paper's value
-uniform    uniform in [-1, 1]
-normal     normal, standard deviation fan-in ** -0.5
-diagonal   1 on the taps (query - t, key - t), which sums over a run of
-           matching tokens; the identity for head mixing
-zero       0 everywhere
+========  =========================================================================
+identity  leaves attention as it is: 1 on the position itself, 0 elsewhere
+constant  0.3 everywhere, the paper's value
+uniform   uniform in [-1, 1]
+normal    normal, standard deviation fan-in ** -0.5
+diagonal  1 on the taps (query - t, key - t), which sums over a run of matching
+          tokens; the identity for head mixing
+zero      0 everywhere
+========  =========================================================================
 """
 
 CONSTANT = 0.3

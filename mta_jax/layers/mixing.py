@@ -27,6 +27,14 @@ class KeyQueryConvolution(nnx.Module):
 
     Raises:
       ValueError: for sizes below 1, or an even Ck with padding "both".
+
+    Example:
+      >>> convolution = KeyQueryConvolution(2, (6, 11), rngs=nnx.Rngs(0))
+      >>> convolution.kernel.shape
+      (2, 6, 11)
+      >>> maps = jnp.tril(jnp.ones((1, 2, 16, 16)))
+      >>> bool(jnp.allclose(convolution(maps), maps))  # it starts as the identity
+      True
     """
 
     def __init__(
@@ -81,6 +89,13 @@ class HeadMixing(nnx.Module):
 
     Raises:
       ValueError: where `group_size` does not divide `num_heads`.
+
+    Example:
+      >>> mixing = HeadMixing(4, group_size=2, rngs=nnx.Rngs(0))
+      >>> mixing.kernel.shape
+      (2, 2, 2)
+      >>> float(mixing.distance_from_identity())
+      0.0
     """
 
     def __init__(

@@ -84,7 +84,18 @@ class MTAConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer: pre-norm, SwiGLU, rotary embedding."""
+    """A decoder-only transformer: pre-norm, SwiGLU, rotary embedding.
+
+    Example:
+      >>> config = ModelConfig(vocab_size=258, num_layers=2, attention=["transformer", "mta"])
+      >>> config.attention_of(1)
+      'mta'
+      >>> config.head_size, config.mlp_size
+      (32, 256)
+      >>> ModelConfig(num_heads=3)
+      Traceback (most recent call last):
+      ValueError: model.embed_dim 64 with num_heads 3: must be divisible, or set head_dim
+    """
 
     vocab_size: int | None = None
     """Tokens; null: as many as the tokenizer of the data has."""

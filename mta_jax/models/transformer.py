@@ -128,6 +128,13 @@ class Transformer(nnx.Module):
 
     Raises:
       ValueError: where the config has no vocab_size.
+
+    Example:
+      >>> config = ModelConfig(vocab_size=258, num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64)
+      >>> model = Transformer(config, rngs=nnx.Rngs(0))
+      >>> tokens = jnp.array([[72, 101, 108, 108, 111]])  # [batch, length]
+      >>> model(tokens).shape  # logits of the next token
+      (1, 5, 258)
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):

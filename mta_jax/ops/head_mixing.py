@@ -28,6 +28,12 @@ def head_mixing(
 
     Raises:
       ValueError: where the groups are not those of the map's heads.
+
+    Example:
+      >>> maps = jnp.stack([jnp.ones((1, 2, 2)), jnp.zeros((1, 2, 2))], axis=1)  # two heads
+      >>> swap = jnp.array([[[0.0, 1.0], [1.0, 0.0]]])  # one group of both
+      >>> head_mixing(maps, swap)[0, :, 0, 0].tolist()
+      [0.0, 1.0]
     """
     if head_kernel.ndim != 3 or head_kernel.shape[0] * head_kernel.shape[1] != logits.shape[1]:
         raise ValueError(

@@ -64,6 +64,12 @@ def key_query_convolution(
     Raises:
       ValueError: for an even Ck with padding "both", or kernels of other heads than
         the map has.
+
+    Example:
+      >>> logits = jnp.zeros((1, 1, 4, 4)).at[0, 0, 1, 1].set(1.0)
+      >>> kernel = jnp.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])  # 2 queries x 3 keys
+      >>> key_query_convolution(logits, kernel)[0, 0].astype(int).tolist()
+      [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     """
     if kq_kernel.ndim != 3 or kq_kernel.shape[0] != logits.shape[1]:
         raise ValueError(

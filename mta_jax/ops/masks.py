@@ -46,6 +46,13 @@ def attention_mask(
 
     Returns:
       The mask, with size-1 batch and head axes where nothing depends on them.
+
+    Example:
+      >>> mask = attention_mask(4, 4, is_causal=True, segment_ids=jnp.array([[0, 0, 1, 1]]))
+      >>> mask.shape
+      (1, 1, 4, 4)
+      >>> mask[0, 0].astype(int).tolist()
+      [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
     """
     allowed = jnp.ones((1, 1, query_length, key_length), bool)
     if is_causal:
@@ -73,6 +80,10 @@ def row_tap_mask(segment_ids: Int[Array, "B T"], query_kernel_size: int) -> Bool
 
     Returns:
       ``[b, a, i]`` is true where tap a of row i stays inside the document of i.
+
+    Example:
+      >>> row_tap_mask(jnp.array([[0, 0, 1, 1]]), 2)[0].astype(int).tolist()
+      [[0, 1, 0, 1], [1, 1, 1, 1]]
     """
     length = segment_ids.shape[1]
     rows = jnp.arange(length)

@@ -47,6 +47,10 @@ class MeshConfig:
 
         Raises:
           ValueError: where they do not multiply to the number of devices.
+
+        Example:
+          >>> MeshConfig(tensor=4).sizes(256)  # data, fsdp, context, tensor
+          (1, 64, 1, 4)
         """
         others = self.data * self.tensor * self.context
         if self.fsdp is None:

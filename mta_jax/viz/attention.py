@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mta_jax.viz.style import mark_negative, weight_scale
+
 
 def attention_maps(
     maps: Mapping[str, np.ndarray],
@@ -19,7 +21,7 @@ def attention_maps(
     """Heat maps of attention weights on one scale.
 
     Args:
-      maps: arrays [queries, keys] by title. Weights may be negative.
+      maps: arrays [queries, keys] by title. Negative weights have a minus sign in their cells.
       keys: label of each key.
       queries: label of each query.
       marked: first and one past the last key to frame.
@@ -40,11 +42,12 @@ def attention_maps(
     axes = axes[: len(maps)]
     limit = max(float(np.abs(weights).max()) for weights in maps.values())
     signed = any(float(weights.min()) < 0 for weights in maps.values())
-    scale = {"cmap": "PuOr", "vmin": -limit} if signed else {"cmap": "Purples", "vmin": 0.0}
+    scale = weight_scale(signed=signed, limit=limit)
     # A dollar sign is no formula here.
     labels = {"fontsize": 8, "family": "monospace", "parse_math": False}
     for index, (panel, (title, weights)) in enumerate(zip(axes, maps.items(), strict=True)):
-        panel.imshow(weights, vmax=limit, aspect="auto", **scale)
+        panel.imshow(weights, aspect="auto", **scale)
+        mark_negative(panel, weights)
         panel.set_title(title, fontsize=9, parse_math=False)
         panel.set_yticks(range(len(queries)), queries, **labels)
         panel.set_ylabel("query")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from mta_jax.viz.curves import STYLES
+from mta_jax.viz.style import as_they_are, line_style
 
 _COLUMNS = 3
 
@@ -38,9 +38,7 @@ def accuracy_by_length(
                 [100 * share for _, share in points],
                 label=model,
                 markersize=5,
-                # Lines of the same style are told apart by their markers.
-                markerfacecolor="white" if index // len(STYLES) % 2 else None,
-                **STYLES[index % len(STYLES)],
+                **line_style(index),
             )
         if name in chance:
             panel.axhline(100 * chance[name], color="0.5", linewidth=1, label="chance")
@@ -53,7 +51,8 @@ def accuracy_by_length(
         panel.set_ylabel("right answers (%)")
     figure.suptitle(title)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    as_they_are(legend.get_texts())
     return figure
 
 

@@ -6,20 +6,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mta_jax.viz.style import mark_missing, mark_negative, text_colour, weight_scale
+
 _COLUMNS = 4
 
 # Heads of a model whose weights are written into the cells.
 _MOST_NUMBERS = 8
-
-# Of the largest weight: what is less than that may be of either sign.
-_LEAST_SIGN = 0.05
 
 
 def head_mixing_kernels(kernels: Mapping[str, np.ndarray], *, limit: float | None = None) -> Figure:
     """Heat maps of head-mixing kernels, output heads down and input heads across.
 
     Small ones have their weights in the cells, large ones a minus sign where a weight is
-    negative. Heads of different groups, which are never mixed, have grey cells.
+    negative. Heads of different groups, which are never mixed, have hatched cells.
 
     Args:
       kernels: arrays [M, Ch, Ch] by their title: groups, input head, output head.
@@ -41,8 +40,8 @@ def head_mixing_kernels(kernels: Mapping[str, np.ndarray], *, limit: float | Non
         spare.remove()
     axes = axes[: len(matrices)]
     for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
-        panel.set_facecolor("0.8")
-        panel.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit)
+        panel.imshow(matrix, **weight_scale(signed=True, limit=limit))
+        mark_missing(panel)
         panel.set_title(title, fontsize=8)
         every = 1 if len(matrix) <= _MOST_NUMBERS else 5
         panel.set_xticks(range(0, len(matrix), every))
@@ -50,7 +49,10 @@ def head_mixing_kernels(kernels: Mapping[str, np.ndarray], *, limit: float | Non
         panel.tick_params(labelsize=7)
         panel.set_xlabel("input head", fontsize=8)
         panel.set_ylabel("output head", fontsize=8)
-        _write(panel, matrix, limit)
+        if len(matrix) <= _MOST_NUMBERS:
+            _write_values(panel, matrix)
+        else:
+            mark_negative(panel, matrix)
     figure.suptitle("Head mixing: weight of each input head in each output head", fontsize=10)
     figure.colorbar(axes[0].images[0], ax=list(axes), label="weight", shrink=0.8)
     return figure
@@ -70,18 +72,16 @@ def mixing_matrix(kernel: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _write(panel: Axes, matrix: np.ndarray, limit: float) -> None:
-    has_numbers = len(matrix) <= _MOST_NUMBERS
+def _write_values(panel: Axes, matrix: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(matrix):
-        is_negative = value < -_LEAST_SIGN * limit
-        if np.isnan(value) or not (has_numbers or is_negative):
+        if np.isnan(value):
             continue
         panel.text(
             column,
             row,
-            f"{round(float(value), 2) + 0.0:.2f}" if has_numbers else "\N{MINUS SIGN}",
+            f"{round(float(value), 2) + 0.0:.2f}",
             ha="center",
             va="center",
             fontsize=6,
-            color="white" if abs(value) > 0.6 * limit else "black",
+            color=text_colour(panel.images[0], value),
         )

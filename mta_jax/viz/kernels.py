@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
 from mta_jax.typing import KeyPadding
+from mta_jax.viz.style import mark_negative, text_colour, weight_scale
 
 # Cells of a kernel whose numbers are written into them.
 _MOST_NUMBERS = 40
@@ -21,6 +22,9 @@ def key_query_kernels(
     limit: float | None = None,
 ) -> Figure:
     """Heat maps of key-query kernels, a row per layer and a column per head.
+
+    Small ones have their weights in the cells, large ones a minus sign where a weight is
+    negative.
 
     Args:
       kernels: arrays [N, Cq, Ck] by the title of their layer.
@@ -44,13 +48,14 @@ def key_query_kernels(
                 continue
             panel.imshow(
                 kernel[head],
-                cmap="PuOr",
-                vmin=-limit,
-                vmax=limit,
                 extent=(-before - 0.5, after + 0.5, 0.5, 0.5 - query_size),
                 aspect="auto",
+                **weight_scale(signed=True, limit=limit),
             )
-            _write_values(panel, kernel[head], before, limit)
+            if kernel[head].size <= _MOST_NUMBERS:
+                _write_values(panel, kernel[head], before)
+            else:
+                mark_negative(panel, kernel[head], first=(1 - query_size, -before))
             panel.set_title(f"{title}, head {first_head + head}", fontsize=9)
             panel.set_yticks(_offsets(1 - query_size, 0))
             panel.set_xticks(_offsets(-before, after))
@@ -60,7 +65,7 @@ def key_query_kernels(
     for panel in axes[:, 0]:
         panel.set_ylabel("query offset", fontsize=8)
     figure.suptitle("Key-query kernels: weight of each neighbouring logit", fontsize=11)
-    figure.colorbar(axes[0, 0].images[0], ax=list(axes.flat), shrink=0.8)
+    figure.colorbar(axes[0, 0].images[0], ax=list(axes.flat), label="weight", shrink=0.8)
     return figure
 
 
@@ -75,10 +80,7 @@ def _offsets(first: int, last: int) -> Sequence[int]:
     return range(first, last + 1, step)
 
 
-def _write_values(panel: Axes, kernel: np.ndarray, before: int, limit: float) -> None:
-    """Numbers in the cells of small kernels, where they can be read."""
-    if kernel.size > _MOST_NUMBERS:
-        return
+def _write_values(panel: Axes, kernel: np.ndarray, before: int) -> None:
     for row, values in enumerate(kernel):
         for column, value in enumerate(values):
             panel.text(
@@ -88,5 +90,5 @@ def _write_values(panel: Axes, kernel: np.ndarray, before: int, limit: float) ->
                 ha="center",
                 va="center",
                 fontsize=6,
-                color="white" if abs(value) > 0.6 * limit else "black",
+                color=text_colour(panel.images[0], value),
             )

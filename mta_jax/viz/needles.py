@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from mta_jax.viz.style import LIGHT_IS_MOST, mark_missing, text_colour
+
 
 def needle_heat_map(
     shares: Mapping[str, np.ndarray],
@@ -28,7 +30,8 @@ def needle_heat_map(
     axes = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
     for panel, (name, values) in zip(axes, shares.items(), strict=True):
         # Light is found and dark is not, in black and white too.
-        panel.imshow(100 * values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        image = panel.imshow(100 * values, cmap=LIGHT_IS_MOST, vmin=0, vmax=100, aspect="auto")
+        mark_missing(panel)
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 panel.text(
@@ -38,7 +41,7 @@ def needle_heat_map(
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color="black" if value > 0.55 else "white",
+                    color=text_colour(image, 100 * value),
                 )
         panel.set_title(name, fontsize=10)
         panel.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], fontsize=8)

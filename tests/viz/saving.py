@@ -3,6 +3,7 @@
 import io
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
@@ -13,3 +14,10 @@ def check_figure(figure: Figure) -> None:
     figure.savefig(buffer, format="png", dpi=40)
     assert buffer.getvalue().startswith(b"\x89PNG")
     assert plt.get_fignums() == []
+
+
+def minus_signs(panel: Axes) -> set[tuple[float, float]]:
+    """Where a heat map has minus signs, which must not move its borders."""
+    left, right, bottom, top = panel.images[0].get_extent()
+    assert (panel.get_xlim(), panel.get_ylim()) == ((left, right), (bottom, top))
+    return {tuple(place) for marks in panel.collections for place in marks.get_offsets().tolist()}

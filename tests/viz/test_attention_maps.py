@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mta_jax.viz import attention_maps
-from tests.viz.saving import check_figure
+from tests.viz.saving import check_figure, minus_signs
 
 RNG = np.random.default_rng(0)
 MAPS = {"layer 0, head 0": RNG.normal(size=(3, 5)), "layer 1, head 2": 4 * RNG.normal(size=(3, 5))}
@@ -45,6 +45,13 @@ def test_a_scale_without_negative_weights_starts_at_zero():
     drawn = attention_maps({"m": np.abs(MAPS["layer 0, head 0"])}, keys="abcde", queries="xyz")
     (image,) = panels(drawn)[0].images
     assert image.get_clim()[0] == 0
+
+
+def test_negative_weights_have_a_sign():
+    weights = np.array([[0.5, -0.2, 0.0], [-0.001, 1.0, -1.0]])
+    drawn = attention_maps({"m": weights}, keys="abc", queries="xy")
+    check_figure(drawn)
+    assert minus_signs(panels(drawn)[0]) == {(1, 0), (2, 1)}
 
 
 def test_colour_bar_says_what_it_shows():

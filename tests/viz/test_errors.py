@@ -1,4 +1,5 @@
 from mta_jax import viz
+from tests.viz.saving import check_figure
 
 
 def test_bars_are_means_and_points_are_runs():
@@ -13,3 +14,17 @@ def test_bars_are_means_and_points_are_runs():
     first, second = axes.patches[1], axes.patches[2]
     assert first.get_x() + first.get_width() < second.get_x() + 1e-6
     assert first.get_hatch() != second.get_hatch()
+
+
+def test_eight_kinds_are_told_apart_without_colour():
+    errors = {f"$kind {number}": {"N=5 all": [0.1, 0.2]} for number in range(8)}
+    figure = viz.answer_errors(errors)
+    check_figure(figure)
+    (axes,) = figure.axes
+    assert len({bar.get_hatch() for bar in axes.patches}) == 8
+    texts = axes.get_legend().get_texts()
+    assert [(text.get_text(), text.get_parse_math()) for text in texts] == [
+        (kind, False) for kind in errors
+    ]
+    # Beside the bars.
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1

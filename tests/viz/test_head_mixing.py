@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mta_jax.viz import head_mixing_kernels
-from tests.viz.saving import check_figure
+from tests.viz.saving import check_figure, minus_signs
 
 # Two groups of two heads; kernel[group, input, output].
 KERNEL = np.array([[[1.0, 0.25], [-0.5, 0.75]], [[0.1, 0.2], [0.3, -2.0]]])
@@ -41,9 +41,13 @@ def test_many_heads_have_a_sign_where_they_are_negative():
     figure = head_mixing_kernels({"layer": kernel})
     check_figure(figure)
     (panel,) = panels(figure)
-    assert [(text.get_position(), text.get_text()) for text in panel.texts] == [
-        ((3, 5), "\N{MINUS SIGN}")
-    ]
+    assert minus_signs(panel) == {(3, 5)}
+    assert not panel.texts
+
+
+def test_heads_of_other_groups_are_hatched():
+    (panel,) = panels(head_mixing_kernels({"layer": KERNEL}))
+    assert panel.patch.get_hatch()
 
 
 @pytest.mark.parametrize("count", [2, 7])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mta_jax.viz import key_query_kernels
-from tests.viz.saving import check_figure
+from tests.viz.saving import check_figure, minus_signs
 
 KERNELS = {
     "layer 2, logits": np.arange(-9, 9).reshape(2, 3, 3) / 10,
@@ -66,6 +66,22 @@ def test_small_kernels_show_their_numbers_and_large_ones_do_not():
     assert [text.get_text() for text in panel.texts] == ["0.0"] * 6
     (panel,) = panels(key_query_kernels({"layer": large + 1.0}))
     assert not panel.texts
+
+
+@pytest.mark.parametrize("key_padding", ["both", "left"])
+def test_large_kernels_have_a_sign_where_they_are_negative(key_padding):
+    kernel = np.zeros((1, 6, 11))
+    kernel[0, 5, 5], kernel[0, 1, 2], kernel[0, 0, 0] = 1.0, -0.5, -0.01
+    figure = key_query_kernels({"layer": kernel}, key_padding=key_padding)
+    check_figure(figure)
+    (panel,) = panels(figure)
+    # The place of the weight in key and query offsets.
+    assert minus_signs(panel) == {(2 - (5 if key_padding == "both" else 10), 1 - 5)}
+
+
+def test_colour_bar_says_what_it_shows():
+    (bar,) = [a for a in key_query_kernels(KERNELS).axes if a.get_label() == "<colorbar>"]
+    assert bar.get_ylabel() == "weight"
 
 
 def test_long_axes_have_every_other_offset():

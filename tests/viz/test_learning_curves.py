@@ -85,3 +85,52 @@ def test_a_dollar_sign_in_a_name_is_no_formula():
     check_figure(figure)
     (text,) = figure.axes[0].get_legend().get_texts()
     assert (text.get_text(), text.get_parse_math()) == ("a$^b$", False)
+
+
+SEEDS = [
+    [{"step": 10, "heldout_error": 0.1}, {"step": 20, "heldout_error": 0.2, "train_loss": 1.0}],
+    [{"step": 10, "heldout_error": 0.3}, {"step": 20, "heldout_error": 0.4}],
+    # Not finished yet.
+    [{"step": 10, "heldout_error": 0.8}],
+]
+
+
+def test_seeds_share_a_line_their_mean_in_a_band_of_their_deviation():
+    figure = learning_curves({"mta": SEEDS[:2], "transformer": RUNS["transformer"]}, FIGURES)
+    check_figure(figure)
+    loss, error = figure.axes
+    mean, alone = error.lines
+    np.testing.assert_allclose(mean.get_xydata(), [[10, 20], [20, 30]])
+    assert mean.get_label() == "mta (mean ± s.d., 2 seeds)"
+    assert alone.get_label() == "transformer"
+    (band,) = error.collections
+    deviation = np.std([10, 30], ddof=1)
+    for step, middle in [(10, 20), (20, 30)]:
+        edges = [y for x, y in band.get_paths()[0].vertices.tolist() if x == step]
+        assert min(edges) == pytest.approx(middle - deviation)
+        assert max(edges) == pytest.approx(middle + deviation)
+    # One seed has this figure: that is no mean.
+    assert loss.lines[0].get_label() == "mta"
+    assert not loss.collections
+
+
+def test_a_mean_is_drawn_where_all_seeds_have_it():
+    (panel,) = learning_curves({"mta": SEEDS}, {"heldout_error": FIGURES["heldout_error"]}).axes
+    np.testing.assert_allclose(panel.lines[0].get_xydata(), [[10, 40]])
+    assert panel.lines[0].get_label() == "mta (mean ± s.d., 3 seeds)"
+
+
+def test_seeds_without_a_common_step_have_no_mean():
+    seeds = [[{"step": 10, "train_loss": 1.0}], [{"step": 20, "train_loss": 1.0}]]
+    with pytest.raises(ValueError, match="2 seeds of 'mta' have no step with 'train_loss' in"):
+        learning_curves({"mta": seeds}, FIGURES)
+
+
+def test_names_below_leave_a_single_panel_its_height():
+    runs = {f"run {index}": RUNS["transformer"] for index in range(8)}
+    figure = learning_curves(runs, {"train_loss": FIGURES["train_loss"]})
+    check_figure(figure)
+    few = learning_curves(RUNS, {"train_loss": FIGURES["train_loss"]})
+    check_figure(few)
+    tall, usual = (one.axes[0].get_window_extent().height for one in (figure, few))
+    assert tall > 0.85 * usual

@@ -13,3 +13,5 @@ def test_a_cell_tells_its_share_and_an_empty_one_nothing():
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["1,024", "2,048"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0", "50"]
     assert figure.get_suptitle() == "model"
+    # An empty cell is no light one.
+    assert panels[0].patch.get_hatch()

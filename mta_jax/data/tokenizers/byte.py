@@ -8,7 +8,15 @@ from mta_jax.data.tokenizers.checks import frozen_lengths, known_ids, well_forme
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as tokens 0 to 255, then the begin and the end of a document."""
+    """UTF-8 bytes as tokens 0 to 255, then the begin and the end of a document.
+
+    Example:
+      >>> tokenizer = ByteTokenizer()
+      >>> tokenizer.encode("Ada").tolist()
+      [65, 100, 97]
+      >>> tokenizer.decode([65, 100, 97, tokenizer.eos_id])
+      'Ada'
+    """
 
     name = "byte"
     fingerprint = "byte"

@@ -26,6 +26,12 @@ def split_tokens(
 
     Returns:
       Token ids of the prompt, and of each continuation.
+
+    Example:
+      >>> from mta_jax.data import ByteTokenizer
+      >>> prompt, (answer,) = split_tokens(ByteTokenizer(), "2 + 2 =", [" 4"])
+      >>> len(prompt), answer.tolist()
+      (7, [32, 52])
     """
     given = tokenizer.encode(prompt)
     tail, num_known = _tail(tokenizer, prompt, given)

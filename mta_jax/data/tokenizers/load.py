@@ -19,7 +19,7 @@ def load_tokenizer(
     """Opens a tokenizer.
 
     Args:
-      spec: "byte", or the path of a file: *.json of the `tokenizers` library; any other
+      spec: "byte", or the path of a file: ``*.json`` of the `tokenizers` library; any other
         name, a file of ranks as tiktoken and Llama 3 have them or a SentencePiece model,
         told apart by what is in it.
       bos_token: token of a file that begins a document; None takes the usual one.

@@ -12,7 +12,7 @@ from mta_jax.evaluate.report.parts import in_parts
 from mta_jax.evaluate.report.runs import Run
 from mta_jax.training.pictures import curves_of
 from mta_jax.training.run_folder import CONFIG_FILE
-from mta_jax.viz.curves import STYLES
+from mta_jax.viz.style import STYLES
 
 # The names of the runs tell it.
 _NOT_TOLD = {"run_dir"}

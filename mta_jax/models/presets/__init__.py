@@ -23,6 +23,15 @@ def model_preset(
 
     Raises:
       ValueError: for an unknown name.
+
+    Example:
+      >>> config = model_preset("880m", vocab_size=32_000)
+      >>> config.num_layers, config.embed_dim, config.num_heads
+      (24, 1536, 16)
+      >>> config.mta.pre_kq_kernel_size, config.mta.kq_layers
+      ((6, 11), [2, 6, 10, 14, 18, 22])
+      >>> model_preset("300m", attention="transformer").attention
+      'transformer'
     """
     file = resources.files(__name__) / f"{name}.yaml"
     if not file.is_file():

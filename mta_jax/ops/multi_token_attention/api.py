@@ -112,6 +112,18 @@ def multi_token_attention(
       NotImplementedError: where a named implementation cannot serve the call.
 
     Differentiable once, in reverse mode; `reference` in any mode, any number of times.
+
+    Example:
+      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 16, 2, 8))
+      >>> nothing = jnp.zeros((2, 6, 11))
+      >>> identity = nothing.at[:, -1, 11 // 2].set(1.0)  # on the query and key themselves
+      >>> out = multi_token_attention(q, k, v, pre_kq_kernel=identity)
+      >>> plain = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+      >>> bool(jnp.allclose(out, plain, atol=1e-5))
+      True
+      >>> matches = nothing.at[:, -2:, 4:6].set(jnp.eye(2))  # also the query and key before
+      >>> multi_token_attention(q, k, v, pre_kq_kernel=matches).shape
+      (1, 16, 2, 8)
     """
     args = Arguments(
         query=query,
@@ -157,6 +169,14 @@ def multi_token_attention_weights(
 
     They are what multiplies the values. Rows need not sum to one and entries may be
     negative. For a look inside; the whole map is materialised. Arguments as there.
+
+    Example:
+      >>> q = k = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
+      >>> weights = multi_token_attention_weights(q, k)
+      >>> weights.shape
+      (1, 2, 4, 4)
+      >>> weights[0, 0, 0].tolist()  # the first query sees the first key only
+      [1.0, 0.0, 0.0, 0.0]
     """
     args = Arguments(
         query=query,

@@ -25,6 +25,13 @@ def num_past_queries(pre_kq_kernel: Array | None, post_kq_kernel: Array | None) 
 
     Its weights are convolved from rows back to Cq2 - 1 before it, and their logits from
     rows back to Cq - 1 before them.
+
+    Example:
+      >>> kernel = jnp.zeros((8, 6, 11))  # the paper's size, for 8 heads
+      >>> num_past_queries(kernel, kernel)
+      10
+      >>> num_past_queries(kernel, None)
+      5
     """
     return halo(pre_kq_kernel) + halo(post_kq_kernel)
 

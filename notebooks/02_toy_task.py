@@ -106,6 +106,7 @@ config = TrainConfig(
         num_layers=2,
         embed_dim=128,
         num_heads=4,
+        head_dim=64,
         mlp_dim=128,
         attention_implementation="xla",  # of so few tokens the whole map is the fastest
         mta=MTAConfig(

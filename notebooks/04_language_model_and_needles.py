@@ -267,8 +267,10 @@ for kind in kinds:
 # Read these with care: one seed, a training of minutes, 96 tokens where the paper has 2,048 and
 # 4,096, and models that learn this task and nothing else. Steps are equal and time is not: one of
 # MTA takes longer. Such a run shows which kind needs fewer steps to tell the needles apart, and no
-# more; the other may well get there later. `configs/needles_small.yaml` in the repository is for
-# longer texts and several seeds, with a tokenizer that does not know the cities.
+# more; the other may well get there later.
+# [Results](https://github.com/mta-jax/mta_jax/blob/main/docs/results.md) has a larger run,
+# `configs/needles_small.yaml`: 240 tokens, up to six needles, a tokenizer that does not know the
+# cities, and three seeds.
 #
 # ## 4. Plan a large run
 #

@@ -236,7 +236,8 @@ print("\nMTA finds the block with layer {}, head {}.".format(*finds))
 # %% [markdown]
 # Its kernel says how. Below are all, one per layer and head. A cell is the weight of a neighbouring
 # logit: the row says how many tokens before the query it is, the column how many before or after
-# the key. Each began as the identity, 1 at (0, 0) and 0 elsewhere, which is ordinary attention.
+# the key; a minus sign marks what is below 0. Each began as the identity, 1 at (0, 0) and 0
+# elsewhere, which is ordinary attention.
 
 # %%
 from mta_jax.training.learned_kernels import CONVOLUTIONS, learned_kernels, titled
@@ -320,7 +321,7 @@ sample.draw({f"{kind}: {where[kind]}": map_ for kind, map_ in maps.items()})
 
 # %% [markdown]
 # And the head of MTA that finds the block, with its kernel and without: the same queries and keys,
-# each letter compared by itself. What to look at is the row of the question's last letter.
+# each letter compared by itself. What to look at is the third row, the question's last letter.
 
 # %%
 queries, keys = slice(1 + len(context), None), slice(1, 1 + len(context))

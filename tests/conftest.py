@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import tempfile
 
+import pytest
+
 # All of this before jax is imported. Tests run on the CPU wherever they run. Programs
 # here are small and many: compiling them takes most of the time, so it is kept short,
 # and what several tests or processes compile is compiled once.
@@ -25,3 +27,12 @@ if hasattr(os, "sched_setaffinity") and (_WORKER := os.environ.get("PYTEST_XDIST
 # Tracing makes millions of small objects that live on: looking through them less often
 # takes an eighth off.
 gc.set_threshold(100_000, 50, 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_a_module_are_forgotten():
+    """Else a worker holds gigabytes of them at the end."""
+    yield
+    import jax  # after the environment is set
+
+    jax.clear_caches()

@@ -193,3 +193,24 @@ def test_kernels_with_more_taps_than_can_be_unrolled_are_left_to_xla():
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("name", ["pre_kq_kernel", "post_kq_kernel"])
+def test_a_constant_kernel_has_the_gradients_of_an_argument(name):
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value = (jax.random.normal(k, (1, 12, 2, 4)) for k in keys[:3])
+    kernel = jax.random.normal(keys[3], (2, 6, 11))
+    segment_ids = jnp.array([[0] * 5 + [1] * 7])
+
+    def gradients(query, kernel):
+        def attend(query):
+            kernels = {name: kernel}
+            return multi_token_attention(
+                query, key, value, **kernels, segment_ids=segment_ids, implementation="xla_chunked"
+            )
+
+        return jax.jacrev(attend)(query)
+
+    expected = jax.jit(gradients)(query, kernel)
+    got = jax.jit(lambda: gradients(query, kernel))()
+    np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -98,7 +98,9 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
         return x.astype(accumulate).transpose(0, 2, 3, 1)
 
     def kernel(x: Array | None) -> Array | None:
-        return None if x is None else x.astype(accumulate)
+        # Of a kernel that is a constant of the program, XLA's CPU compiler folds more than it
+        # may: with jax 0.10 (not 0.12) gradients of many outputs at once come out wrong.
+        return None if x is None else jax.lax.optimization_barrier(x.astype(accumulate))
 
     inputs = Inputs(
         query=heads_first(args.query),

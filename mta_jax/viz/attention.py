@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mta_jax.viz.panels import panels_of
 from mta_jax.viz.style import mark_negative, weight_scale
 
 
@@ -36,10 +37,7 @@ def attention_maps(
         figsize=(width * columns + 0.8, height * num_rows + 0.9 + 0.5 * long_labels),
         layout="constrained",
     )
-    axes = figure.subplots(num_rows, columns, squeeze=False).ravel()
-    for spare in axes[len(maps) :]:
-        spare.remove()
-    axes = axes[: len(maps)]
+    axes = panels_of(figure, len(maps), columns)
     limit = max(float(np.abs(weights).max()) for weights in maps.values())
     signed = any(float(weights.min()) < 0 for weights in maps.values())
     scale = weight_scale(signed=signed, limit=limit)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mta_jax.viz.panels import grid_shape, panels_of
 from mta_jax.viz.style import as_they_are, line_style
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
@@ -42,17 +43,13 @@ def learning_curves(
     Raises:
       ValueError: where the seeds of a line have no step in common.
     """
-    num_columns = min(len(figures), _COLUMNS)
-    num_rows = -(-len(figures) // num_columns)
+    num_rows, num_columns = grid_shape(len(figures), _COLUMNS)
     width, height = 5.2 * num_columns, 3.6 * num_rows
     names_across = min(int(width / _NAME_WIDTH), len(runs)) or 1
     if len(runs) > _FEW:
         height += _NAME_HEIGHT * -(-len(runs) // names_across)
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    for spare in axes[len(figures) :]:
-        spare.remove()
-    axes = axes[: len(figures)]
+    axes = panels_of(figure, len(figures), num_columns)
     for panel, (name, (title, label)) in zip(axes, figures.items(), strict=True):
         is_share = name.endswith("error")
         for index, (run, rows) in enumerate(runs.items()):

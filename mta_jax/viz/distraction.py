@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from mta_jax.viz.panels import grid_shape, panels_of
 from mta_jax.viz.style import as_they_are, line_style
 
 _COLUMNS = 3
@@ -22,12 +23,9 @@ def accuracy_by_length(
       chance: share that chance gets right by panel, where it has one.
       title: above all.
     """
-    num_columns = min(len(panels), _COLUMNS)
-    num_rows = -(-len(panels) // num_columns)
+    num_rows, num_columns = grid_shape(len(panels), _COLUMNS)
     figure = Figure(figsize=(3.6 * num_columns + 0.6, 2.9 * num_rows + 0.9), layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).ravel()
-    for spare in axes[len(panels) :]:
-        spare.remove()
+    axes = panels_of(figure, len(panels), num_columns, sharey=True)
     lengths = sorted(
         {length for lines in panels.values() for line in lines.values() for length, _ in line}
     )
@@ -47,7 +45,7 @@ def accuracy_by_length(
         panel.set_xlabel("tokens")
         panel.set_ylim(-3, 103)
         panel.grid(alpha=0.3)
-    for panel in axes[: len(panels) : num_columns]:
+    for panel in axes[::num_columns]:
         panel.set_ylabel("right answers (%)")
     figure.suptitle(title)
     handles, labels = axes[0].get_legend_handles_labels()

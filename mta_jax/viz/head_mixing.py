@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mta_jax.viz.style import mark_missing, mark_negative, text_colour, weight_scale
+from mta_jax.viz.panels import grid_shape, panels_of
+from mta_jax.viz.style import mark_missing, mark_negative, weight_scale, write_values
 
 _COLUMNS = 4
 
@@ -27,18 +27,14 @@ def head_mixing_kernels(kernels: Mapping[str, np.ndarray], *, limit: float | Non
     matrices = {title: mixing_matrix(kernel) for title, kernel in kernels.items()}
     if limit is None:
         limit = max(float(np.abs(kernel).max()) for kernel in kernels.values())
-    columns = min(len(matrices), _COLUMNS)
-    num_rows = -(-len(matrices) // columns)
+    num_rows, columns = grid_shape(len(matrices), _COLUMNS)
     heads = max(len(matrix) for matrix in matrices.values())
     side = max(1.5, (0.34 if heads <= _MOST_NUMBERS else 0.14) * heads)
     figure = Figure(
         figsize=((side + 0.8) * columns + 0.9, (side + 0.8) * num_rows + 0.4),
         layout="constrained",
     )
-    axes = figure.subplots(num_rows, columns, squeeze=False).ravel()
-    for spare in axes[len(matrices) :]:
-        spare.remove()
-    axes = axes[: len(matrices)]
+    axes = panels_of(figure, len(matrices), columns)
     for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
         panel.imshow(matrix, **weight_scale(signed=True, limit=limit))
         mark_missing(panel)
@@ -50,7 +46,7 @@ def head_mixing_kernels(kernels: Mapping[str, np.ndarray], *, limit: float | Non
         panel.set_xlabel("input head", fontsize=8)
         panel.set_ylabel("output head", fontsize=8)
         if len(matrix) <= _MOST_NUMBERS:
-            _write_values(panel, matrix)
+            write_values(panel, matrix, digits=2, fontsize=6)
         else:
             mark_negative(panel, matrix)
     figure.suptitle("Head mixing: weight of each input head in each output head", fontsize=10)
@@ -70,18 +66,3 @@ def mixing_matrix(kernel: np.ndarray) -> np.ndarray:
         own = slice(group * size, (group + 1) * size)
         matrix[own, own] = weights.T
     return matrix
-
-
-def _write_values(panel: Axes, matrix: np.ndarray) -> None:
-    for (row, column), value in np.ndenumerate(matrix):
-        if np.isnan(value):
-            continue
-        panel.text(
-            column,
-            row,
-            f"{round(float(value), 2) + 0.0:.2f}",
-            ha="center",
-            va="center",
-            fontsize=6,
-            color=text_colour(panel.images[0], value),
-        )

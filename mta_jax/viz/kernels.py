@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mta_jax.ops.key_query_convolution import key_padding_widths
 from mta_jax.typing import KeyPadding
-from mta_jax.viz.style import mark_negative, text_colour, weight_scale
+from mta_jax.viz.style import mark_negative, weight_scale, write_values
 
 # Cells of a kernel whose numbers are written into them.
 _MOST_NUMBERS = 40
@@ -52,10 +51,11 @@ def key_query_kernels(
                 aspect="auto",
                 **weight_scale(signed=True, limit=limit),
             )
+            first = (1 - query_size, -before)
             if kernel[head].size <= _MOST_NUMBERS:
-                _write_values(panel, kernel[head], before)
+                write_values(panel, kernel[head], digits=1, fontsize=6, first=first)
             else:
-                mark_negative(panel, kernel[head], first=(1 - query_size, -before))
+                mark_negative(panel, kernel[head], first=first)
             panel.set_title(f"{title}, head {first_head + head}", fontsize=9)
             panel.set_yticks(_offsets(1 - query_size, 0))
             panel.set_xticks(_offsets(-before, after))
@@ -78,17 +78,3 @@ def panel_size(query_size: int, key_size: int) -> tuple[float, float]:
 def _offsets(first: int, last: int) -> Sequence[int]:
     step = 1 if last - first < 12 else 2
     return range(first, last + 1, step)
-
-
-def _write_values(panel: Axes, kernel: np.ndarray, before: int) -> None:
-    for row, values in enumerate(kernel):
-        for column, value in enumerate(values):
-            panel.text(
-                column - before,
-                row + 1 - len(kernel),
-                f"{round(float(value), 1) + 0.0:.1f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color=text_colour(panel.images[0], value),
-            )

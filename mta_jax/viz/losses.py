@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from mta_jax.viz.panels import grid_shape, panels_of
 from mta_jax.viz.style import as_they_are, line_style
 
 _COLUMNS = 3
@@ -37,16 +38,13 @@ def loss_comparison(
                     "one; leave out what was not measured"
                 )
     texts = list(dict.fromkeys(text for own in losses.values() for text in own))
-    num_columns = min(len(texts), _COLUMNS)
-    num_rows = -(-len(texts) // num_columns)
+    num_rows, num_columns = grid_shape(len(texts), _COLUMNS)
     figure = Figure(
         figsize=(3.7 * num_columns + 1.2, (0.5 * len(losses) + 1.0) * num_rows + 0.4),
         layout="constrained",
     )
-    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).ravel()
-    for spare in axes[len(texts) :]:
-        spare.remove()
-    for panel, text in zip(axes, texts, strict=False):
+    axes = panels_of(figure, len(texts), num_columns, sharey=True)
+    for panel, text in zip(axes, texts, strict=True):
         for row, (kind, own) in enumerate(losses.items()):
             if text not in own:
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from mta_jax.viz.style import LIGHT_IS_MOST, mark_missing, text_colour
+from mta_jax.viz.style import LIGHT_IS_MOST, mark_missing, write_values
 
 
 def needle_heat_map(
@@ -30,19 +30,9 @@ def needle_heat_map(
     axes = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
     for panel, (name, values) in zip(axes, shares.items(), strict=True):
         # Light is found and dark is not, in black and white too.
-        image = panel.imshow(100 * values, cmap=LIGHT_IS_MOST, vmin=0, vmax=100, aspect="auto")
+        panel.imshow(100 * values, cmap=LIGHT_IS_MOST, vmin=0, vmax=100, aspect="auto")
         mark_missing(panel)
-        for (row, column), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                panel.text(
-                    column,
-                    row,
-                    f"{100 * value:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=text_colour(image, 100 * value),
-                )
+        write_values(panel, 100 * values, digits=0, fontsize=8)
         panel.set_title(name, fontsize=10)
         panel.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], fontsize=8)
         panel.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths], fontsize=8)

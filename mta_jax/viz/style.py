@@ -91,6 +91,36 @@ def mark_negative(panel: Axes, values: np.ndarray, *, first: tuple[int, int] = (
         panel.scatter(columns + first[1], rows + first[0], s=14, marker="_", c=colours, linewidth=1)
 
 
+def write_values(
+    panel: Axes,
+    values: np.ndarray,
+    *,
+    digits: int,
+    fontsize: int,
+    first: tuple[int, int] = (0, 0),
+) -> None:
+    """Numbers in the cells of a heat map, which is the panel's image.
+
+    Args:
+      panel: has the values as its image.
+      values: [rows, columns]; NaN where there are none.
+      digits: behind the point.
+      fontsize: in points.
+      first: place of the first row and column on the axes.
+    """
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            panel.text(
+                column + first[1],
+                row + first[0],
+                f"{round(float(value), digits) + 0.0:.{digits}f}",  # no -0.0
+                ha="center",
+                va="center",
+                fontsize=fontsize,
+                color=text_colour(panel.images[0], value),
+            )
+
+
 def mark_missing(panel: Axes) -> None:
     """Cells without a value are hatched, which no colour of a map is."""
     panel.patch.set(facecolor="white", edgecolor="0.6", hatch="////", linewidth=0)

@@ -10,7 +10,7 @@ from mta_jax.ops.multi_token_attention import Implementation
 from mta_jax.ops.rope import RopeLayout, RopeScaling, RopeScalingKind
 from mta_jax.typing import KeyPadding
 
-Rematerialization = Literal["none", "full", "dots"]
+Rematerialization = Literal["none", "full", "attention", "dots"]
 
 AttentionKind = Literal["transformer", "mta", "talking_heads", "diff"]
 """transformer: ordinary attention. mta: as `MTAConfig` says. talking_heads: head
@@ -154,7 +154,9 @@ class ModelConfig:
 
     remat: Rematerialization = "none"
     """What each layer computes again for its gradient instead of keeping it: none, full
-    (everything), or dots (everything but the results of projections)."""
+    (everything), attention (everything but attention), or dots (everything but attention and
+    the results of projections). Attention is kept where `pallas_tpu`, `splash` or `xla_chunked`
+    computes it; others compute it again."""
 
     scan_layers: bool = False
     """Compile equal layers once and run them in a loop; parameters stay per layer. Layers

@@ -14,6 +14,7 @@ from mta_jax.layers.mixing import PLACES
 from mta_jax.models.cache import Cache, LayerCache
 from mta_jax.models.config import ModelConfig
 from mta_jax.models.scan import scan_layers
+from mta_jax.ops.kept import attention_is_kept
 from mta_jax.parallel.rules import constrain
 from mta_jax.typing import Array, DropoutKey, Float, Int
 
@@ -27,7 +28,10 @@ _PLAIN: dict[str, Any] = {
 
 _POLICIES: dict[str, Any] = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": attention_is_kept,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, attention_is_kept
+    ),
 }
 
 

@@ -289,7 +289,7 @@ def test_model_needs_its_vocabulary():
         Transformer(ModelConfig(), rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", "attention", "dots"])
 def test_what_is_computed_again_gives_the_same_gradients(remat):
     tokens = jnp.asarray(np.random.default_rng(3).integers(0, LENGTH, size=(2, LENGTH)))
 

@@ -4,16 +4,12 @@ A test class subclasses `AttentionSuite`, names its implementation and sets to F
 the `supports_*` flags of what it lacks; there the suite checks that the call is
 refused with NotImplementedError before it skips.
 
-Accuracy has one rule: an error may be at most twice that of the plain path in the
-same dtype. Float32 is judged by the reference in float64, with the float32 reference
-as the plain path; bfloat16 by the float32 reference, with `plain_bfloat16`.
+The rule for errors is in `tests.ops.yardsticks`.
 """
 
-import dataclasses
 import functools
-import zlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,259 +17,39 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mta_jax.ops.head_mixing import head_mixing
-from mta_jax.ops.key_query_convolution import key_query_convolution
-from mta_jax.ops.masks import MASK_VALUE, attention_mask
 from mta_jax.ops.multi_token_attention import (
     multi_token_attention,
     multi_token_attention_weights,
 )
-
-# Errors are taken over several draws together: for a kernel of four elements one
-# draw is a roll of the dice.
-SEEDS = range(5)
-
-Arrays = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """Shapes and options of one call, from which its arrays are drawn.
-
-    `restriction` names the mask or the packed documents:
-
-    - "padding": batch element 0 hides its first 3 keys, so that the first rows of a
-      causal call see nothing; the other elements hide their last 2.
-    - "per_head": each head hides keys at random, but none from its own position.
-    - "packed": documents side by side, with other borders in each batch element.
-    - "interleaved": documents take turns at random.
-    """
-
-    batch: int = 2
-    query_length: int
-    key_length: int | None = None
-    num_heads: int = 4
-    num_kv_heads: int | None = None
-    head_size: int = 8
-    value_size: int | None = None
-    pre_kq: tuple[int, int] | None = None
-    pre_head: int | None = None
-    post_kq: tuple[int, int] | None = None
-    post_head: int | None = None
-    key_padding: Literal["both", "left", "right"] = "both"
-    is_causal: bool = True
-    query_offset: int = 0
-    restriction: Literal["padding", "per_head", "packed", "interleaved"] | None = None
-
-    def __str__(self) -> str:
-        parts = [f"B{self.batch}-T{self.query_length}"]
-        if self.key_length:
-            parts.append(f"S{self.key_length}")
-        parts.append(f"N{self.num_heads}")
-        if self.num_kv_heads:
-            parts.append(f"K{self.num_kv_heads}")
-        parts.append(f"H{self.head_size}")
-        if self.value_size:
-            parts.append(f"Hv{self.value_size}")
-        for side in ("pre", "post"):
-            kernel_size, group_size = getattr(self, f"{side}_kq"), getattr(self, f"{side}_head")
-            if kernel_size or group_size:
-                taps = "x".join(str(size) for size in kernel_size or ())
-                parts.append(side + taps + (f"h{group_size}" if group_size else ""))
-        if self.key_padding != "both":
-            parts.append(self.key_padding)
-        if not self.is_causal:
-            parts.append("bidirectional")
-        if self.query_offset:
-            parts.append(f"offset{self.query_offset}")
-        if self.restriction:
-            parts.append(self.restriction)
-        return "-".join(parts)
-
-    @property
-    def num_keys(self) -> int:
-        return self.key_length or self.query_length
-
-    @property
-    def features(self) -> set[str]:
-        """The `supports_*` flags that this case needs."""
-        needed = {
-            "bidirectional": not self.is_causal,
-            "no_convolution": self.pre_kq is None,
-            "post_convolution": self.post_kq is not None,
-            "pre_head_mixing": self.pre_head is not None,
-            "unequal_lengths": self.key_length is not None,
-            "value_size": self.value_size is not None,
-            "one_sided_padding": self.key_padding != "both",
-            "mask": self.restriction in ("padding", "per_head"),
-            "segments": self.restriction in ("packed", "interleaved"),
-        }
-        return {name for name, is_needed in needed.items() if is_needed}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The arguments that are no arrays."""
-        return {
-            "is_causal": self.is_causal,
-            "query_offset": self.query_offset,
-            "key_padding": self.key_padding,
-        }
-
-    def arrays(self, seed: int = 0) -> Arrays:
-        """The arguments with gradients, in float32, scaled so that logits are near 1."""
-        rng = self._rng(seed)
-
-        def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-            return (scale * rng.normal(size=shape)).astype(np.float32)
-
-        num_kv_heads = self.num_kv_heads or self.num_heads
-        value_size = self.value_size or self.head_size
-        arrays = {
-            "query": normal(self.batch, self.query_length, self.num_heads, self.head_size),
-            "key": normal(self.batch, self.num_keys, num_kv_heads, self.head_size),
-            "value": normal(self.batch, self.num_keys, num_kv_heads, value_size),
-        }
-        for side in ("pre", "post"):
-            if size := getattr(self, f"{side}_kq"):
-                scale = (size[0] * size[1]) ** -0.5
-                arrays[f"{side}_kq_kernel"] = normal(self.num_heads, *size, scale=scale)
-            if size := getattr(self, f"{side}_head"):
-                groups = self.num_heads // size
-                arrays[f"{side}_head_kernel"] = normal(groups, size, size, scale=size**-0.5)
-        return arrays
-
-    def cotangent(self, seed: int = 0) -> np.ndarray:
-        value_size = self.value_size or self.head_size
-        shape = (self.batch, self.query_length, self.num_heads, value_size)
-        return self._rng(seed, "cotangent").normal(size=shape).astype(np.float32)
-
-    def restrictions(self) -> Arrays:
-        """The mask and segment arguments."""
-        rng = self._rng(0, "restrictions")
-        key_positions = np.arange(self.num_keys)
-        positions = np.arange(self.query_length) + self.query_offset
-        if self.restriction == "padding":
-            mask = np.ones((self.batch, 1, 1, self.num_keys), bool)
-            mask[0, ..., :3] = False
-            mask[1:, ..., -2:] = False
-            return {"mask": mask}
-        if self.restriction == "per_head":
-            shape = (1, self.num_heads, self.query_length, self.num_keys)
-            return {"mask": (rng.random(shape) < 0.6) | (positions[:, None] == key_positions)}
-        if self.restriction == "packed":
-            borders = rng.integers(1, self.num_keys, size=(self.batch, 3, 1))
-            key_ids = (key_positions >= borders).sum(axis=1)
-        elif self.restriction == "interleaved":
-            key_ids = rng.integers(0, 3, size=(self.batch, self.num_keys))
-        else:
-            return {}
-        key_ids = key_ids.astype(np.int32)
-        if self.key_length is None:
-            return {"segment_ids": key_ids}
-        ids = key_ids[:, np.clip(positions, 0, self.num_keys - 1)]
-        return {"segment_ids": ids, "key_segment_ids": key_ids}
-
-    def full_restrictions(self) -> Arrays:
-        """Causality and restrictions as one full mask and full segment ids.
-
-        All cases of one shape pass the same arguments this way and share a compiled
-        reference, and causality is said a second time, in other words.
-        """
-        given = self.restrictions()
-        mask = np.ones((self.batch, self.num_heads, self.query_length, self.num_keys), bool)
-        if self.is_causal:
-            last_key = np.arange(self.query_length) + self.query_offset
-            mask &= np.arange(self.num_keys) <= last_key[:, None]
-        mask &= given.get("mask", True)
-        ids = given.get("segment_ids", np.zeros((self.batch, self.query_length), np.int32))
-        same_length = self.key_length is None
-        key_ids = ids if same_length else np.zeros((self.batch, self.num_keys), np.int32)
-        key_ids = given.get("key_segment_ids", key_ids)
-        return {"mask": mask, "segment_ids": ids, "key_segment_ids": key_ids}
-
-    def allowed(self) -> np.ndarray:
-        """True where a query may attend, [B, N, T, S]."""
-        full = self.full_restrictions()
-        same_segment = full["segment_ids"][:, :, None] == full["key_segment_ids"][:, None, :]
-        return full["mask"] & same_segment[:, None]
-
-    def _rng(self, seed: int, purpose: str = "arrays") -> np.random.Generator:
-        return np.random.default_rng([seed, zlib.crc32(f"{self} {purpose}".encode())])
-
-
-FULL = Case(
-    query_length=63,
-    num_kv_heads=2,
-    head_size=32,
-    pre_kq=(2, 9),
-    pre_head=4,
-    post_kq=(3, 5),
-    post_head=2,
-)
-PACKED = dataclasses.replace(FULL, restriction="packed")
-# As many keys as features: with one-hot values the output is the attention weights.
-SQUARE = Case(
-    query_length=16,
-    num_kv_heads=2,
-    head_size=16,
-    pre_kq=(2, 3),
-    pre_head=4,
-    post_kq=(3, 3),
-    post_head=2,
-)
-SUFFIX = Case(
-    query_length=7,
-    key_length=63,
-    num_kv_heads=1,
-    pre_kq=(3, 3),
-    pre_head=2,
-    post_kq=(2, 3),
-    post_head=2,
-    query_offset=56,
-)
-CROSS = Case(
-    query_length=63,
-    key_length=7,
-    value_size=5,
-    pre_kq=(2, 4),
-    post_kq=(2, 2),
-    key_padding="left",
-    is_causal=False,
-)
-CASES = (
+from tests.ops.attention_cases import (
+    BLANK_ROW_CASES,
+    CASES,
+    CAUSAL_CASES,
     FULL,
     PACKED,
-    dataclasses.replace(FULL, restriction="interleaved"),
-    dataclasses.replace(FULL, restriction="padding"),
-    dataclasses.replace(FULL, restriction="per_head"),
-    dataclasses.replace(FULL, is_causal=False),
+    SEEDS,
+    SEGMENT_CASES,
     SQUARE,
     SUFFIX,
-    dataclasses.replace(SUFFIX, restriction="packed"),
-    CROSS,
-    dataclasses.replace(CROSS, is_causal=True, query_offset=-40),
-    # Kernels larger than the map.
-    Case(batch=1, query_length=7, num_heads=2, pre_kq=(6, 11), pre_head=2),
-    Case(query_length=1, num_heads=2, pre_kq=(1, 1), pre_head=1, post_kq=(2, 3), post_head=2),
-    Case(query_length=31, num_heads=2, pre_kq=(1, 2), post_kq=(2, 2), key_padding="right"),
-    Case(query_length=111, num_heads=2, head_size=16, restriction="padding"),
+    Arrays,
+    Case,
+    identity_draw,
+    parametrize_cases,
 )
-CAUSAL_CASES = [case for case in CASES if case.is_causal and case.query_length > 1]
-SEGMENT_CASES = [case for case in CASES if "segments" in case.features]
-BLANK_ROW_CASES = [case for case in CASES if not case.allowed().any(axis=(1, 3)).all()]
-
-
-_LONG = 1000
-
-
-def parametrize_cases(*cases: Case) -> pytest.MarkDecorator:
-    """A test for each; those that take a minute only where `slow` ones are asked for."""
-    slow = pytest.mark.slow
-    parameters = [
-        pytest.param(case, id=str(case), marks=slow if case.query_length >= _LONG else ())
-        for case in cases
-    ]
-    return pytest.mark.parametrize("case", parameters)
+from tests.ops.yardsticks import (
+    assert_as_accurate_as_plain,
+    bfloat16_draw,
+    bfloat16_yardsticks,
+    float32_yardsticks,
+    float64_reference,
+    one_hot_values,
+    one_hot_yardsticks,
+    out_and_gradients,
+    stack,
+    stacked_draws,
+    value_gradient,
+    yardsticks,
+)
 
 
 class AttentionSuite:
@@ -281,6 +57,7 @@ class AttentionSuite:
 
     implementation: str
     small_case = SQUARE
+    identity_case = FULL
     supports_bfloat16 = True
     supports_bidirectional = True
     supports_dropout = True
@@ -344,17 +121,18 @@ class AttentionSuite:
         assert_as_accurate_as_plain(stack(runs), *bfloat16_yardsticks(case))
 
     def test_identity_kernels_equal_dot_product_attention(self):
-        self.require(FULL)
-        inputs, kernels = identity_draw(FULL)
-        cotangent = FULL.cotangent()
+        case = self.identity_case
+        self.require(case)
+        inputs, kernels = identity_draw(case)
+        cotangent = case.cotangent()
 
         def dot_product_attention(arrays):
             return jax.nn.dot_product_attention(**arrays, is_causal=True)
 
         run = jax.jit(functools.partial(out_and_gradients, dot_product_attention))
         plain = run(inputs, cotangent)
-        exact = float64_reference(FULL, inputs, cotangent)
-        got = self.run(FULL, inputs | kernels, cotangent)
+        exact = float64_reference(case, inputs, cotangent)
+        got = self.run(case, inputs | kernels, cotangent)
         assert_as_accurate_as_plain({name: got[name] for name in exact}, plain, exact)
 
     @parametrize_cases(*CAUSAL_CASES)
@@ -522,176 +300,6 @@ def _compiled(suite: type[AttentionSuite], case: Case, dropout_rate: float) -> C
         return out_and_gradients(suite().call(case, restrictions, **options), arrays, cotangent)
 
     return run
-
-
-def out_and_gradients(attend: Callable[[Arrays], Any], arrays: Arrays, cotangent: Any) -> Arrays:
-    out, pullback = jax.vjp(attend, arrays)
-    (gradients,) = pullback(cotangent)
-    return {"out": out, **gradients}
-
-
-def assert_as_accurate_as_plain(got: Arrays, plain: Arrays, exact: Arrays) -> None:
-    """Each root mean square error in `got` is at most twice that in `plain`.
-
-    Nothing is asked to be closer than one unit in the last place.
-    """
-
-    def rms(x: Any) -> float:
-        return float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))
-
-    for name, array in got.items():
-        plain_error = rms(np.float64(plain[name]) - exact[name])
-        unit = float(jnp.finfo(array.dtype).eps) * (rms(exact[name]) or 1.0)
-        error = rms(np.float64(array) - exact[name])
-        assert error <= max(2 * plain_error, unit), (
-            f"{name}: error {error:.3g}, of the plain path {plain_error:.3g}"
-        )
-
-
-def reference(**arguments: Any) -> Any:
-    return multi_token_attention(**arguments, is_causal=False, implementation="reference")
-
-
-def plain_bfloat16(
-    query,
-    key,
-    value,
-    *,
-    pre_kq_kernel=None,
-    pre_head_kernel=None,
-    post_kq_kernel=None,
-    post_head_kernel=None,
-    mask,
-    segment_ids,
-    key_segment_ids,
-    key_padding,
-):
-    """The formulas with every intermediate, and so every cotangent, rounded to bfloat16.
-
-    Arrays are float32 that hold bfloat16 values: XLA may skip the rounding between
-    bfloat16 operations, but never `lax.reduce_precision`.
-    """
-    rounded = functools.partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
-    convolve = functools.partial(
-        key_query_convolution, key_padding=key_padding, segment_ids=segment_ids
-    )
-    allowed = attention_mask(
-        query.shape[1],
-        key.shape[1],
-        is_causal=False,
-        mask=mask,
-        segment_ids=segment_ids,
-        key_segment_ids=key_segment_ids,
-    )
-    groups = query.shape[2] // key.shape[2]
-    query = rounded(query)
-    key, value = (jnp.repeat(rounded(x), groups, axis=2) for x in (key, value))
-
-    x = rounded(jnp.einsum("BTNH,BSNH->BNTS", query, key))
-    x = rounded(x * query.shape[-1] ** -0.5)
-    x = jnp.where(allowed, x, 0)
-    if pre_kq_kernel is not None:
-        x = rounded(convolve(x, rounded(pre_kq_kernel)))
-    if pre_head_kernel is not None:
-        x = rounded(head_mixing(x, rounded(pre_head_kernel)))
-    x = jnp.where(allowed, x, MASK_VALUE)
-    x = rounded(jnp.exp(rounded(x - lax.stop_gradient(x.max(axis=-1, keepdims=True)))))
-    x = rounded(x / rounded(x.sum(axis=-1, keepdims=True)))
-    x = jnp.where(allowed, x, 0)
-    if post_kq_kernel is not None:
-        x = jnp.where(allowed, rounded(convolve(x, rounded(post_kq_kernel))), 0)
-    if post_head_kernel is not None:
-        x = rounded(head_mixing(x, rounded(post_head_kernel)))
-    return rounded(jnp.einsum("BNTS,BSNH->BTNH", x, value))
-
-
-@functools.partial(jax.jit, static_argnames=("attend", "key_padding"))
-def _run_yardstick(attend, arrays, cotangent, restrictions, key_padding):
-    def call(arrays):
-        return attend(**arrays, **restrictions, key_padding=key_padding)
-
-    return out_and_gradients(call, arrays, cotangent)
-
-
-def run_yardstick(attend: Callable, case: Case, arrays: Arrays, cotangent: np.ndarray) -> Arrays:
-    restrictions = case.full_restrictions()
-    return jax.device_get(_run_yardstick(attend, arrays, cotangent, restrictions, case.key_padding))
-
-
-def float64_reference(case: Case, arrays: Arrays, cotangent: np.ndarray) -> Arrays:
-    with jax.enable_x64(True):
-        arrays = jax.tree.map(np.float64, arrays)
-        return run_yardstick(reference, case, arrays, np.float64(cotangent))
-
-
-def yardsticks(case: Case, arrays: Arrays, cotangent: np.ndarray) -> tuple[Arrays, Arrays]:
-    """Plain and exact results for float32."""
-    plain = run_yardstick(reference, case, arrays, cotangent)
-    return plain, float64_reference(case, arrays, cotangent)
-
-
-@functools.cache
-def float32_yardsticks(case: Case) -> tuple[Arrays, Arrays]:
-    """Plain and exact results of all draws."""
-    runs = [yardsticks(case, case.arrays(seed), case.cotangent(seed)) for seed in SEEDS]
-    return stack([plain for plain, _ in runs]), stack([exact for _, exact in runs])
-
-
-@functools.cache
-def bfloat16_yardsticks(case: Case) -> tuple[Arrays, Arrays]:
-    """Plain and, to bfloat16, exact results of all draws."""
-    draws = [
-        jax.tree.map(lambda x: x.astype(np.float32), bfloat16_draw(case, seed)) for seed in SEEDS
-    ]
-    plain = stack([run_yardstick(plain_bfloat16, case, *draw) for draw in draws])
-    return plain, stack([run_yardstick(reference, case, *draw) for draw in draws])
-
-
-@functools.cache
-def one_hot_yardsticks(case: Case) -> tuple[Arrays, Arrays]:
-    return yardsticks(case, one_hot_values(case), case.cotangent())
-
-
-def bfloat16_draw(case: Case, seed: int) -> tuple[Arrays, np.ndarray]:
-    draw = (case.arrays(seed), case.cotangent(seed))
-    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), draw)
-
-
-def stacked_draws(case: Case) -> tuple[Arrays, np.ndarray]:
-    return stack([(case.arrays(seed), case.cotangent(seed)) for seed in SEEDS])
-
-
-def stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def one_hot_values(case: Case) -> Arrays:
-    arrays = case.arrays()
-    one_hot = np.eye(case.num_keys, dtype=np.float32)[:, None]
-    return arrays | {"value": np.broadcast_to(one_hot, arrays["value"].shape)}
-
-
-def value_gradient(weights: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
-    """[B, T, N, S] weights and the cotangent of the output to the gradient of SQUARE's values."""
-    batch, length, _, num_keys = weights.shape
-    weights, cotangent = (
-        x.reshape(batch, length, SQUARE.num_kv_heads, -1, num_keys) for x in (weights, cotangent)
-    )
-    return np.einsum("BTKGS,BTKGH->BSKH", weights, cotangent)
-
-
-def identity_draw(case: Case, seed: int = 0) -> tuple[Arrays, Arrays]:
-    """Random inputs, and kernels that leave the map as it is."""
-    arrays = case.arrays(seed)
-    inputs = {name: arrays.pop(name) for name in ("query", "key", "value")}
-    for name, kernel in arrays.items():
-        kernel[:] = 0
-        if "head" in name:
-            kernel[:] = np.eye(kernel.shape[1])
-        else:
-            size = kernel.shape[2]
-            kernel[:, -1, {"both": size // 2, "left": size - 1, "right": 0}[case.key_padding]] = 1
-    return inputs, arrays
 
 
 DROPOUT_RATE = 0.25

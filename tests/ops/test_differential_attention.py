@@ -12,7 +12,7 @@ from mta_jax.ops.multi_token_attention import (
     multi_token_attention_weights,
 )
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import assert_as_accurate_as_plain, out_and_gradients
+from tests.ops.yardsticks import assert_as_accurate_as_plain, out_and_gradients
 
 LENGTH = 6
 LAM = 0.3

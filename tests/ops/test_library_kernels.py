@@ -12,9 +12,8 @@ import pytest
 from mta_jax.ops.multi_token_attention import cudnn as cudnn_module
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.target import targeting
-from tests.ops.attention_suite import (
-    SEEDS,
-    Case,
+from tests.ops.attention_cases import SEEDS, Case
+from tests.ops.yardsticks import (
     assert_as_accurate_as_plain,
     bfloat16_draw,
     bfloat16_yardsticks,

@@ -17,7 +17,8 @@ from mta_jax.ops.multi_token_attention import (
 )
 from mta_jax.ops.target import targeting
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import AttentionSuite, Case, parametrize_cases
+from tests.ops.attention_cases import Case, parametrize_cases
+from tests.ops.attention_suite import AttentionSuite
 
 SMALL = Case(
     query_length=9,
@@ -288,7 +289,7 @@ class TestSelection:
             ("gpu", "pre_kq_kernel", "xla_chunked"),
             ("tpu", None, "splash"),
             ("tpu", "pre_kq_kernel", "pallas_tpu"),
-            ("tpu", "pre_head_kernel", "xla_chunked"),
+            ("tpu", "pre_head_kernel", "pallas_tpu"),
         ],
     )
     def test_best_by_platform(self, monkeypatch, platform, kernel, expected):

@@ -1,4 +1,4 @@
-"""The fused TPU kernels, interpreted on the CPU."""
+"""The fused TPU kernels that hold one head, interpreted on the CPU."""
 
 import dataclasses
 import functools
@@ -13,17 +13,11 @@ from jax.experimental.pallas import tpu as pltpu
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
-from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import BlockSizes
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head import BlockSizes
 from mta_jax.ops.target import targeting
-from tests.ops import attention_suite
-from tests.ops.attention_suite import (
-    AttentionSuite,
-    Case,
-    assert_as_accurate_as_plain,
-    identity_draw,
-    out_and_gradients,
-    parametrize_cases,
-)
+from tests.ops.attention_cases import Case, parametrize_cases
+from tests.ops.attention_suite import AttentionSuite
+from tests.ops.yardsticks import assert_as_accurate_as_plain, out_and_gradients, yardsticks
 
 # Interpreted tiles are 128 wide, so 257 positions make three of them.
 SMALL = Case(query_length=63, num_heads=2, num_kv_heads=1, pre_kq=(2, 9))
@@ -52,13 +46,10 @@ CASES = (
 class TestPallasTpu(AttentionSuite):
     implementation = "pallas_tpu"
     small_case = SMALL
+    identity_case = SMALL
     supports_bidirectional = False
     supports_dropout = False
     supports_mask = False
-    supports_no_convolution = False
-    supports_post_convolution = False
-    supports_pre_head_mixing = False
-    supports_unequal_lengths = False
     supports_varying_axes = False
     supports_weights = False
 
@@ -82,22 +73,12 @@ class TestPallasTpu(AttentionSuite):
     def test_same_answer_twice_bit_for_bit(self, case):
         super().test_same_answer_twice_bit_for_bit(case)
 
-    def test_identity_kernels_equal_dot_product_attention(self):
-        inputs, kernels = identity_draw(SMALL)
-        cotangent = SMALL.cotangent()
-        plain_attention = functools.partial(jax.nn.dot_product_attention, is_causal=True)
-        run = functools.partial(out_and_gradients, lambda arrays: plain_attention(**arrays))
-        plain = jax.jit(run)(inputs, cotangent)
-        exact = attention_suite.float64_reference(SMALL, inputs, cotangent)
-        got = self.run(SMALL, inputs | kernels, cotangent)
-        assert_as_accurate_as_plain({name: got[name] for name in exact}, plain, exact)
-
 
 def run(case, sizes, interpret=None):
     def attend(arrays):
         restrictions = jax.tree.map(jnp.asarray, case.restrictions())
         arguments = Arguments(**arrays, **restrictions, **case.options)
-        return pallas_tpu(arguments, sizes=sizes, interpret=interpret)[0]
+        return pallas_tpu(arguments, blocks=sizes, interpret=interpret)[0]
 
     return jax.jit(functools.partial(out_and_gradients, attend))(case.arrays(), case.cotangent())
 
@@ -117,7 +98,7 @@ def test_single_token_takes_its_value(size):
 def test_large_tiles_and_steps_inside_them_give_the_same():
     case = dataclasses.replace(PACKED, query_length=500, batch=1)
     sizes = BlockSizes(block=256, forward_rows=128, forward_columns=128)
-    plain, exact = attention_suite.yardsticks(case, case.arrays(), case.cotangent())
+    plain, exact = yardsticks(case, case.arrays(), case.cotangent())
     assert_as_accurate_as_plain(run(case, sizes), plain, exact)
 
 
@@ -195,20 +176,69 @@ def test_traced_scale():
 
 
 @pytest.mark.parametrize(
+    "case",
+    [
+        dataclasses.replace(SMALL, restriction="packed"),
+        Case(query_length=63, pre_head=2, post_head=2, restriction="packed"),
+        dataclasses.replace(SMALL, pre_head=2, post_kq=(2, 9), key_length=65),
+    ],
+    ids=str,
+)
+def test_64_bit_mode_changes_nothing(case):
+    """Programs of the grid and loops in them would else be counted by other integers."""
+    arrays = {name: jnp.asarray(x, jnp.float32) for name, x in case.arrays().items()}
+    cotangent = jnp.asarray(case.cotangent(), jnp.float32)
+    restrictions = jax.tree.map(jnp.asarray, case.restrictions())
+
+    def run():
+        def attend(arrays):
+            return multi_token_attention(
+                **arrays, **restrictions, **case.options, implementation="pallas_tpu"
+            )
+
+        return jax.jit(functools.partial(out_and_gradients, attend))(arrays, cotangent)
+
+    expected = run()
+    with jax.enable_x64(True):
+        got = run()
+    assert {x.dtype for x in got.values()} == {jnp.dtype("float32")}
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query_offset": 1},
+        {"segment_ids": np.arange(63) // 30, "key_segment_ids": np.arange(63) // 20},
+    ],
+    ids=["offset", "documents"],
+)
+def test_other_keys_than_those_of_the_queries(changes):
+    """The kernels for all four steps take these."""
+    arrays = jax.tree.map(jnp.asarray, SMALL.arrays())
+    changes = {
+        name: x if isinstance(x, int) else jnp.tile(jnp.asarray(x, jnp.int32), (SMALL.batch, 1))
+        for name, x in changes.items()
+    }
+
+    def attend(arrays, implementation):
+        return multi_token_attention(**arrays, **changes, implementation=implementation)
+
+    run = jax.jit(attend, static_argnums=1)
+    got, expected = run(arrays, "pallas_tpu"), run(arrays, "reference")
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"pre_kq_kernel": (10, 3)}, "kernel size 10x3: at most 9 query taps"),
         ({"pre_kq_kernel": (2, 35)}, "kernel size 2x35: at most 9 .* 16 keys"),
-        ({"query_offset": 1}, "query_offset 1"),
-        ({"key_segment_ids": np.zeros((2, 63), np.int32)}, "key_segment_ids"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes, message):
     arrays = jax.tree.map(jnp.asarray, SMALL.arrays())
     if size := changes.get("pre_kq_kernel"):
         changes = {"pre_kq_kernel": jnp.zeros((2, *size))}
-    if "key_segment_ids" in changes:
-        changes |= {"segment_ids": jnp.ones((2, 63), jnp.int32)}
-        changes["key_segment_ids"] = jnp.asarray(changes["key_segment_ids"])
     with pytest.raises(NotImplementedError, match=message):
         multi_token_attention(**(arrays | changes), implementation="pallas_tpu")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mta_jax.ops.key_query_convolution import key_query_convolution
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from tests.ops import numpy_oracle
-from tests.ops.attention_suite import Case, identity_draw
+from tests.ops.attention_cases import Case, identity_draw
 
 RESTRICTIONS = (None, "padding", "per_head", "packed", "interleaved")
 

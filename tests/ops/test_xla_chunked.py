@@ -12,15 +12,12 @@ import pytest
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.xla_chunked import row_blocks
 from mta_jax.ops.target import targeting
-from tests.ops.attention_suite import (
-    FULL,
-    PACKED,
-    AttentionSuite,
-    Case,
+from tests.ops.attention_cases import FULL, PACKED, Case, parametrize_cases
+from tests.ops.attention_suite import AttentionSuite
+from tests.ops.yardsticks import (
     assert_as_accurate_as_plain,
     float32_yardsticks,
     out_and_gradients,
-    parametrize_cases,
     stack,
 )
 

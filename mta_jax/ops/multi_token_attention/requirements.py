@@ -28,11 +28,16 @@ def require_output_only(args: Arguments) -> None:
     require_no(args, "dropout_key")
 
 
-def require_causal_self_attention(args: Arguments) -> None:
-    """Refuses all but a causal mask over one sequence, whole or packed."""
+def require_causal_attention(args: Arguments) -> None:
+    """Refuses all but a causal mask, of whole sequences or packed ones."""
     require_no(args, "mask")
     if not args.is_causal:
         raise NotImplementedError("is_causal=False is not supported; 'xla_chunked' supports it")
+
+
+def require_causal_self_attention(args: Arguments) -> None:
+    """Refuses all but a causal mask over one sequence, whole or packed."""
+    require_causal_attention(args)
     if args.query.shape[1] != args.key.shape[1]:
         raise NotImplementedError(
             f"{args.query.shape[1]} queries and {args.key.shape[1]} keys: only equal lengths; "

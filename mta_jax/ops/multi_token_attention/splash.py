@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 
+from mta_jax.ops.kept import KEPT
 from mta_jax.ops.multi_token_attention.arguments import Arguments
-from mta_jax.ops.multi_token_attention.pallas_tpu.block_sizes import tile_size
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import round_up
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import round_up, tile_size
 from mta_jax.ops.multi_token_attention.requirements import (
     require_causal_self_attention,
     require_no_mixing,
@@ -62,6 +62,7 @@ def splash(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
     kernel = splash_attention.make_splash_mha_single_device(
         splash_attention.MultiHeadMask([splash_attention.CausalMask((padded, padded))] * num_heads),
         block_sizes=_block_sizes(padded, tile),
+        residual_checkpoint_name=KEPT,
         interpret=target_platform() != "tpu",
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from mta_jax.ops.kept import keep
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.xla_chunked.row_block import (
     Inputs,
@@ -124,7 +125,7 @@ def xla_chunked(args: Arguments) -> tuple[Float[Array, "B T N Hv"], None]:
         None if args.dropout_key is None else jax.random.split(args.dropout_key, batch),
     )
     out = _attend(_plan(args), inputs, examples, jnp.asarray(args.query_offset, jnp.int32))
-    return out.transpose(0, 2, 1, 3).astype(args.output_dtype), None
+    return keep(out.transpose(0, 2, 1, 3).astype(args.output_dtype)), None
 
 
 def _plan(args: Arguments) -> _Plan:

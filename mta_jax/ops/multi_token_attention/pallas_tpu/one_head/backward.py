@@ -14,36 +14,34 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.masks import MASK_VALUE
-from mta_jax.ops.multi_token_attention.pallas_tpu import band
-from mta_jax.ops.multi_token_attention.pallas_tpu.expand_keys import (
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, shared
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head import band
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.expand_keys import (
     in_document,
     key_window_specs,
     load_key_window,
     segment_specs,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.forward import document_specs, row_specs
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.forward import document_specs, row_specs
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import (
     KEY_HALO,
-    LANES,
     LN_2,
     QUERY_HALO,
     QUERY_HALO_BLOCK,
     STRIP,
     WINDOW,
     Plan,
-    Ref,
     causal_steps,
-    shared,
     side_by_side,
     to_width,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.queries import (
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.queries import (
     expand_queries,
     load_rows,
     tap_in_document,
     tap_rows,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.segments import SegmentLayouts
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.segments import SegmentLayouts
 from mta_jax.typing import Array, Float
 
 MARGIN = STRIP

@@ -14,16 +14,15 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import lax
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
-    LANES,
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import (
     LN_2,
     QUERY_HALO,
     STRIP,
     Plan,
-    Ref,
     side_by_side,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.queries import tap_in_document, tap_rows
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.queries import tap_in_document, tap_rows
 from mta_jax.typing import Array
 
 ROWS = QUERY_HALO + STRIP

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import KEY_HALO, LANES, WINDOW, Plan
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import KEY_HALO, WINDOW, Plan
 from mta_jax.typing import Array, Float
 
 

@@ -10,21 +10,19 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.masks import MASK_VALUE
-from mta_jax.ops.multi_token_attention.pallas_tpu import band
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
-    LANES,
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, shared
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head import band
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import (
     QUERY_HALO,
     QUERY_HALO_BLOCK,
     STRIP,
     Plan,
-    Ref,
     causal_steps,
-    shared,
     side_by_side,
     to_width,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.queries import expand_queries, load_rows
-from mta_jax.ops.multi_token_attention.pallas_tpu.segments import SegmentLayouts
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.queries import expand_queries, load_rows
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.segments import SegmentLayouts
 from mta_jax.typing import Array, Float
 
 

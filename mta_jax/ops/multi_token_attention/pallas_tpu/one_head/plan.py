@@ -6,18 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, round_up
+from mta_jax.ops.multi_token_attention.pallas_tpu.products import dot
 from mta_jax.typing import Array, DTypeLike
-
-Ref = Any
-"""A reference to memory inside a kernel."""
 
 LN_2 = math.log(2)
 """Takes gradients of logits in units of log 2 to those of logits."""
-
-LANES = 128
-"""Width of a vector register and of one block of logits."""
 
 QUERY_HALO = 8
 """Rows of queries kept before a block: what a kernel may reach back."""
@@ -94,18 +89,7 @@ class Plan:
 
     def dot(self, a: Array, b: Array, contract: tuple[int, int]) -> Array:
         """Matrix product over one axis of each, accumulated in float32."""
-        if self.interpret:
-            # A CPU has no such product of bfloat16; float32 holds these factors exactly.
-            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        # Float32 operands would be rounded to bfloat16 by default.
-        precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-        return lax.dot_general(
-            a,
-            b,
-            (((contract[0],), (contract[1],)), ((), ())),
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
+        return dot(a, b, contract, interpret=self.interpret)
 
 
 def to_width(x: Array, width: int) -> Array:
@@ -121,17 +105,6 @@ def side_by_side(columns: Ref, rows: slice) -> Array:
     So stored, a bfloat16 column is written in whole registers.
     """
     return jnp.concatenate([columns[c, rows] for c in range(columns.shape[0])], axis=1)
-
-
-def round_up(size: int, multiple: int) -> int:
-    """The first multiple that is not below `size`."""
-    return -(-size // multiple) * multiple
-
-
-def shared(head: Array, group: int) -> Array:
-    """Which shared head a query head uses, for index maps."""
-    # Not `//`, which in Python's rounding costs a dozen scalar instructions.
-    return lax.div(head, np.int32(group))
 
 
 def causal_steps(num_blocks: int, *, keys_outside: bool) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Block sizes and memory, by TPU generation."""
+"""Block sizes, and the memory they take."""
 
 import dataclasses
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, round_up
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, round_up, tile_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,23 +19,19 @@ class BlockSizes:
       forward_rows: rows that the forward kernel takes at a time; divides `block`, or is
         cut to it.
       forward_columns: columns that it takes at a time; likewise.
-      vmem_limit_bytes: memory on the chip that a kernel may ask for.
     """
 
     block: int = 1024
     forward_rows: int = 512
     forward_columns: int = 1024
-    vmem_limit_bytes: int = 56 * 2**20
 
-    def fit(self, length: int, memory: "Memory") -> tuple["BlockSizes", int]:
+    def fit(self, length: int, memory: "Memory", limit: int) -> tuple["BlockSizes", int]:
         """Tiles for a sequence, and its length padded to whole tiles.
 
-        They are the largest that fit into the memory, if any do, and do not pad too much.
+        They are the largest that fit into `limit` bytes, if any do, and do not pad too much.
         """
         block = tile_size(length, self.block)
-        while block > LANES and (
-            memory.bytes(round_up(length, block), block) > self.vmem_limit_bytes
-        ):
+        while block > LANES and (memory.bytes(round_up(length, block), block) > limit):
             block //= 2
         sizes = dataclasses.replace(
             self,
@@ -44,17 +40,6 @@ class BlockSizes:
             forward_columns=min(self.forward_columns, block),
         )
         return sizes, round_up(length, block)
-
-
-def tile_size(length: int, largest: int) -> int:
-    """The largest tile, of `largest`, half of it and so on, that does not pad too much.
-
-    That is no more than an eighth beyond what tiles of `LANES` positions pad.
-    """
-    most = round_up(length, LANES) * 9 // 8
-    while largest > LANES and round_up(length, largest) > most:
-        largest //= 2
-    return largest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,29 +77,5 @@ class Memory:
         return resident + int(working * 2**20 * block / 1024)
 
 
-LEAST_VMEM_BYTES = 32 * 2**20
-"""What every kernel may ask for; every TPU since v5e has at least twice that."""
-
-_BY_DEVICE_KIND = {
-    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), BlockSizes(vmem_limit_bytes=112 * 2**20)),
-    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), BlockSizes(vmem_limit_bytes=112 * 2**20)),
-    **dict.fromkeys(("TPU v5", "TPU v5p"), BlockSizes(vmem_limit_bytes=56 * 2**20)),
-}
-"""v5e and v6e have 128 MiB on a chip, v5p 64."""
-
 INTERPRETED = BlockSizes(block=128)
 """Tiles are unrolled in the program, and a CPU takes minutes to compile large ones."""
-
-
-def block_sizes(device_kind: str) -> BlockSizes:
-    """The tiles for a kind of device, in JAX's words.
-
-    Raises:
-      NotImplementedError: for a TPU that the kernels have never been compiled for.
-    """
-    if device_kind not in _BY_DEVICE_KIND:
-        raise NotImplementedError(
-            f"device {device_kind!r}: compiled for v5e, v5p and v6e only; 'xla_chunked' runs "
-            "anywhere"
-        )
-    return _BY_DEVICE_KIND[device_kind]

@@ -6,12 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.backward import backward
-from mta_jax.ops.multi_token_attention.pallas_tpu.expand_keys import expand_keys
-from mta_jax.ops.multi_token_attention.pallas_tpu.forward import forward
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import Plan
-from mta_jax.ops.multi_token_attention.pallas_tpu.segments import segment_layouts
-from mta_jax.ops.multi_token_attention.pallas_tpu.toeplitz import expansion_matrix, strip_matrix
+from mta_jax.ops.kept import keep
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import in_32_bits
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.backward import backward
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.expand_keys import expand_keys
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.forward import forward
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import Plan
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.segments import segment_layouts
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.toeplitz import (
+    expansion_matrix,
+    strip_matrix,
+)
 from mta_jax.typing import Array, Float, Int
 
 
@@ -32,6 +37,7 @@ def attention(
     return _forward(plan, query, key, value, kq_kernel, segment_ids)[0]
 
 
+@in_32_bits
 def _forward(
     plan: Plan,
     query: Array,
@@ -44,9 +50,11 @@ def _forward(
     expansion, strips = _matrices(plan, kq_kernel)
     expanded = expand_keys(plan, key, expansion, segments)
     out, statistics = forward(plan, query, key, value, expanded, strips, segments)
+    out, statistics = keep(out), keep(statistics)
     return out, (query, key, value, kq_kernel, segment_ids, out, statistics)
 
 
+@in_32_bits
 def _backward(plan: Plan, residuals: tuple, dout: Array) -> tuple[Any, ...]:
     query, key, value, kq_kernel, segment_ids, out, statistics = residuals
     segments = None if segment_ids is None else segment_layouts(plan, segment_ids)

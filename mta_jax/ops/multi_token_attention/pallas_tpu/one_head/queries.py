@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import LANES, QUERY_HALO, Plan, Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import QUERY_HALO, Plan
 from mta_jax.typing import Array
 
 

@@ -15,16 +15,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import (
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, shared
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import (
     KEY_HALO,
-    LANES,
     WINDOW,
     Plan,
-    Ref,
-    shared,
     to_width,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.segments import SegmentLayouts
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.segments import SegmentLayouts
 from mta_jax.typing import Array, Float
 
 

@@ -1,6 +1,7 @@
 """What tests that compile for TPUs share; none of these is there."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,8 +17,14 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 
+def tpus(generation: str) -> Sequence[jax.Device]:
+    """The chips of a topology."""
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=TOPOLOGIES[generation]
+    ).devices
+
+
 def one_tpu(generation: str) -> tuple[Any, NamedSharding]:
     """A chip of a generation, and the place of arrays that lie on it."""
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[generation])
-    device: jax.Device = topology.devices[0]
+    device = tpus(generation)[0]
     return device, NamedSharding(Mesh(np.array([device]), ("x",)), PartitionSpec())

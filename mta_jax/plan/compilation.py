@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mta_jax.errors import UserError
 from mta_jax.hardware.chips import Chip
@@ -84,17 +85,28 @@ class Plan:
         return self.tokens * training_flops(self.config)
 
 
-def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> Plan:
-    """Compiles the train step of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoweredStep:
+    """The train step of a run, ready to be compiled.
 
-    Args:
-      config: the run.
-      slice_name: "v5p:4x4x4", say.
-      num_slices: how many of them.
+    Attributes:
+      config: the run, with what only its data decide.
+      mesh: the devices.
+      state: what a step takes and gives, as shapes.
+      lowered: the step.
+    """
+
+    config: TrainConfig
+    mesh: Mesh
+    state: Any
+    lowered: jax.stages.Lowered
+
+
+def lower_step(config: TrainConfig, slice_name: str, num_slices: int = 1) -> LoweredStep:
+    """Traces the train step of a run for a slice; the arguments are those of `compile_plan`.
 
     Raises:
       ConfigError: where the slice does not exist, or the run cannot be split over it.
-      UserError: where the program does not compile, for another reason than memory.
     """
     devices = described_devices(slice_name, num_slices)
     program = make_program(config)
@@ -110,20 +122,37 @@ def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> P
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, shape))
         for name, dtype in dtypes.items()
     }
+    step: Any = make_train_step(program)
+    with on(mesh), targeting(devices[0]):
+        lowered = step.lower(arguments, batch)
+    return LoweredStep(config=config, mesh=mesh, state=state, lowered=lowered)
+
+
+def compile_plan(config: TrainConfig, slice_name: str, num_slices: int = 1) -> Plan:
+    """Compiles the train step of a run.
+
+    Args:
+      config: the run.
+      slice_name: "v5p:4x4x4", say.
+      num_slices: how many of them.
+
+    Raises:
+      ConfigError: where the slice does not exist, or the run cannot be split over it.
+      UserError: where the program does not compile, for another reason than memory.
+    """
+    step = lower_step(config, slice_name, num_slices)
+    mesh, state = step.mesh, step.state
     averages = {name: state[name] for name in ("params", "frozen", "ema") if name in state}
     chip = chip_of(slice_name)
     known: dict[str, Any] = {
-        "config": config,
+        "config": step.config,
         "chip": chip,
         "mesh": dict(mesh.shape),
         "params_bytes": bytes_of_device(averages, mesh),
         "optimizer_bytes": bytes_of_device(state["opt_state"], mesh),
     }
-    step: Any = make_train_step(program)
-    with on(mesh), targeting(devices[0]):
-        lowered = step.lower(arguments, batch)
     try:
-        compiled = lowered.compile()
+        compiled = step.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         used = next((match for form in _USED if (match := form.search(str(error)))), None)
         if not _OUT_OF_MEMORY.search(str(error)) or used is None:

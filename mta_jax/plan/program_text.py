@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, from its text.
+"""What runs in a compiled program and what it sends between devices, from its text.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation counts as
 often as it runs: loops as often as the compiler notes beside them, or as their condition
@@ -16,6 +16,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) .*\{$")
 _WHILE = re.compile(r" while\(.*condition=%?([^,\s]+), body=%?([^,\s]+)")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([^,\s)}]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CONTROL = re.compile(r" (?:call|conditional)\(")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BOUND = re.compile(r"= [su]\d+\[\]\S* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
@@ -41,7 +42,7 @@ class Collective:
     @property
     def bytes_sent(self) -> int:
         """By each device, in all runs, as rings do it: an all-reduce sends everything twice."""
-        size = sum(_item_bytes(dtype) * math.prod(shape) for dtype, shape in self.shapes)
+        size = sum(item_bytes(dtype) * math.prod(shape) for dtype, shape in self.shapes)
         return round(self.runs * size * (2 if self.kind == "all-reduce" else 1))
 
 
@@ -51,13 +52,13 @@ def collectives(text: str) -> list[Collective]:
     Args:
       text: of the program, as `jax.stages.Compiled.as_text` gives it.
     """
-    computations, entry = _computations(text)
-    runs: dict[str, int] = defaultdict(int)
-    _count(entry, 1, computations, runs)
+    computations, entry = computations_of(text)
+    runs = count_runs(computations, entry)
     found = []
     in_chains = set()
-    # What is in a loop first, since a chain may begin before the loop.
-    for name, times in sorted(runs.items(), key=lambda item: -item[1]):
+    # What is in a loop last: a chain that begins before it and ends after it is sent once, while
+    # the loop runs.
+    for name, times in sorted(runs.items(), key=lambda item: item[1]):
         for line in computations[name]:
             match = _COLLECTIVE.search(line)
             if match is None:
@@ -97,7 +98,7 @@ def _of_operands(operands: str, lines: list[str]) -> list[tuple[str, tuple[int, 
     return shapes
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
     """Lines of each computation by name, and the name of the first to run."""
     computations: dict[str, list[str]] = {}
     entry, lines = "", []
@@ -110,7 +111,30 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _count(name: str, times: int, computations: dict[str, list[str]], runs: dict[str, int]) -> None:
+def count_runs(
+    computations: dict[str, list[str]], entry: str, *, inside: bool = True
+) -> dict[str, int]:
+    """How often each computation runs.
+
+    Args:
+      computations: lines of each by name.
+      entry: the one that runs first, once.
+      inside: count those, too, that are the inside of an instruction, such as a fusion; all
+        branches of a conditional count either way.
+    """
+    runs: dict[str, int] = defaultdict(int)
+    _count(entry, 1, computations, runs, inside=inside)
+    return runs
+
+
+def _count(
+    name: str,
+    times: int,
+    computations: dict[str, list[str]],
+    runs: dict[str, int],
+    *,
+    inside: bool,
+) -> None:
     """Adds how often a computation and all that it calls run."""
     if name not in computations:
         return
@@ -120,13 +144,15 @@ def _count(name: str, times: int, computations: dict[str, list[str]], runs: dict
             condition, body = match[1], match[2]
             known = _KNOWN_TRIPS.search(line)
             trips = int(known[1]) if known else _trips(computations.get(condition, []))
-            _count(body, times * trips, computations, runs)
+            _count(body, times * trips, computations, runs, inside=inside)
+            continue
+        if not inside and not _CONTROL.search(line):
             continue
         called = _CALLED.findall(line)
         for branches in _BRANCHES.findall(line):
             called += [branch.strip().lstrip("%") for branch in branches.split(",")]
         for other in called:
-            _count(other, times, computations, runs)
+            _count(other, times, computations, runs, inside=inside)
 
 
 def _trips(condition: list[str]) -> int:
@@ -135,7 +161,8 @@ def _trips(condition: list[str]) -> int:
     return max(bounds, default=1)
 
 
-def _item_bytes(dtype: str) -> float:
+def item_bytes(dtype: str) -> float:
+    """Bytes of an element of a dtype, in XLA's words."""
     if dtype == "pred":
         return 1
     return int(re.sub(r"\D", "", dtype)) / 8

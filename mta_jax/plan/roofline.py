@@ -3,11 +3,12 @@
 None of this was measured. The slowest of the three is the estimate, as if the other two went
 on meanwhile. What it assumes:
 
-- Arithmetic: model FLOPs (`mta_jax.models.flops`) at the chip's bfloat16 peak, and a third more
-  where every layer is computed again for its gradient.
+- Arithmetic: model FLOPs (`mta_jax.models.flops`) at the chip's bfloat16 peak, and those of the
+  layers' forward pass once more as far as they are computed again for their gradients.
 - Memory: parameters and optimiser are read and written once; the weights, gathered as bfloat16,
-  are read for each pass of each part of a batch; and where heads or keys are mixed, which no
-  fused kernel does yet, each step over the float32 map of logits reads and writes it.
+  are read for each pass of each part of a batch; and on a GPU, where no fused kernel mixes heads
+  or keys, each step over the float32 map of logits reads and writes it. On a TPU all kinds of
+  attention have kernels that keep the map on the chip.
 - Network: each device sends what the compiled program's collectives result in, of a
   reduce-scatter what it takes, twice for an all-reduce, over all its links at once.
 """
@@ -15,7 +16,9 @@ on meanwhile. What it assumes:
 import dataclasses
 
 from mta_jax.hardware.peak_flops import peak_flops
+from mta_jax.hardware.topologies import Topology
 from mta_jax.models import ModelConfig
+from mta_jax.models.flops import flops_per_token
 from mta_jax.plan.compilation import Plan
 
 
@@ -38,19 +41,33 @@ def roofline(plan: Plan) -> Roofline:
     chip, model = plan.chip, plan.config.model
     peak = peak_flops(chip.device_kind)
     assert peak is not None
-    again = 4 / 3 if model.remat == "full" else 1
     state = 2 * (plan.params_bytes + plan.optimizer_bytes)
-    passes = 4 if model.remat == "full" else 3
+    passes = 4 if model.remat in ("full", "attention") else 3
     # The float32 parameters of all devices that share a copy, at two bytes each.
     copies = 1 if plan.config.optimizer.ema_decay is None else 2
     whole = plan.params_bytes // copies * plan.mesh["fsdp"] // 2
     weights = plan.config.accumulate * passes * whole
-    maps = passes * _map_bytes(model, plan.config.data.row_length) * plan.tokens
+    maps = 0
+    if not isinstance(chip, Topology):
+        mixed = 4 if model.remat == "full" else 3
+        maps = mixed * _map_bytes(model, plan.config.data.row_length) * plan.tokens
     return Roofline(
-        arithmetic=again * plan.flops / plan.num_devices / peak,
+        arithmetic=(plan.flops + plan.tokens * _flops_again(plan)) / plan.num_devices / peak,
         memory=(state + weights + maps / plan.num_devices) / chip.bandwidth,
         network=sum(c.bytes_sent for c in plan.collectives) / chip.link_bandwidth,
     )
+
+
+def _flops_again(plan: Plan) -> int:
+    """FLOPs per token of what layers compute again for their gradients."""
+    model = plan.config.model
+    flops = flops_per_token(model, plan.config.data.row_length)
+    return {
+        "none": 0,
+        "dots": 0,
+        "attention": flops.projections + flops.feed_forward,
+        "full": flops.forward - flops.output_layer,
+    }[model.remat]
 
 
 def _map_bytes(model: ModelConfig, length: int) -> int:

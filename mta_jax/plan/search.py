@@ -12,7 +12,7 @@ from mta_jax.parallel.rules import num_parts
 from mta_jax.training.config import TrainConfig
 from mta_jax.training.mesh import mesh_sizes
 
-_REMATS: tuple[Rematerialization, ...] = ("none", "dots", "full")
+_REMATS: tuple[Rematerialization, ...] = ("none", "dots", "attention", "full")
 
 
 def easier(config: TrainConfig, num_devices: int) -> Iterator[TrainConfig]:
@@ -51,7 +51,7 @@ def candidates(config: TrainConfig, num_devices: int) -> list[TrainConfig]:
                 found.append(changed)
 
     def cost(config: TrainConfig) -> tuple[float, int]:
-        again = {"none": 1.0, "dots": 1.15, "full": 4 / 3}[config.model.remat]
+        again = {"none": 1.0, "dots": 1.1, "attention": 1.25, "full": 4 / 3}[config.model.remat]
         splits = config.mesh.tensor * config.mesh.context
         return again * (1 + 0.1 * (splits - 1)) * (1 + 0.05 * (config.accumulate - 1)), splits
 
@@ -59,12 +59,18 @@ def candidates(config: TrainConfig, num_devices: int) -> list[TrainConfig]:
 
 
 def activation_bytes(config: TrainConfig, num_devices: int) -> int:
-    """What a device keeps for the gradient at the very least: one vector per token and layer."""
+    """What a device keeps for the gradient at the very least: vectors per token and layer."""
     sizes = mesh_sizes(config, num_devices)
     tokens = config.held_out_rows * config.data.row_length
     tokens //= num_parts("batch", sizes) * num_parts("length", sizes)
     model = config.model
-    vectors = {"full": 1, "dots": 6 + 2 * model.mlp_size / model.embed_dim, "none": 16}[model.remat]
+    heads = model.num_heads * model.head_size / model.embed_dim
+    vectors = {
+        "full": 1,
+        "attention": 1 + heads,
+        "dots": 6 + heads + 2 * model.mlp_size / model.embed_dim,
+        "none": 16,
+    }[model.remat]
     item = 2 if model.dtype == "bfloat16" else 4
     return int(tokens * model.num_layers * model.embed_dim * item * vectors)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mta_jax.hardware.gpus import H100
 from mta_jax.hardware.topologies import TOPOLOGIES
+from mta_jax.models.flops import flops_per_token
 from mta_jax.plan.compilation import Plan
 from mta_jax.plan.program_text import Collective
 from mta_jax.plan.roofline import roofline
@@ -58,7 +60,13 @@ def assert_sound(figures, num_params, length):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("mesh", [[], ["--mesh.tensor", "2", "--mesh.context", "2"]])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        ["--mesh.tensor", "2", "--mesh.context", "2"],
+    ],
+)
 def test_mta_of_the_papers_width_compiles(tmp_path, mesh):
     figures = figures_of(
         tmp_path / "plan.json",
@@ -103,9 +111,9 @@ def test_two_slices_are_one_mesh():
 @needs_libtpu
 def test_a_run_that_does_not_fit_ends_with_1_and_says_what_does(tmp_path):
     done = plan(
-        *("--config", "configs/lm_880m_transformer.yaml", "--topology", "v5e:2x2"),
-        *("--model.num_layers", "1", "--data.batch_tokens", "262144"),
-        *("--loss.tokens_at_once", "null"),
+        *("--config", "configs/lm_tiny_mta.yaml", "--topology", "v5e:2x2"),
+        *("--model.attention", "transformer", "--model.num_layers", "1"),
+        *("--data.batch_size", "131072"),
     )
     assert done.returncode == 1, done.stderr
     assert "It does not fit. The nearest that does: --accumulate" in done.stdout
@@ -147,13 +155,13 @@ def test_what_the_compiler_refuses_does_not_fit_whatever_its_digits_say():
     assert not refused.fits
 
 
-def test_bounds_are_those_of_the_arithmetic():
+def bounds_of(chip, remat="none"):
+    """A plan of the default run, and its bounds."""
     config = TrainConfig()
-    chip = TOPOLOGIES["v5p"]
     mesh = {"data": 1, "fsdp": 4, "context": 1, "tensor": 1}
     sent = [Collective("all-gather", (("bf16", (1000, 1000)),), runs=10)]
     found = Plan(
-        config=config.__class__(model=config.model.__class__(vocab_size=100)),
+        config=config.__class__(model=config.model.__class__(vocab_size=100, remat=remat)),
         chip=chip,
         mesh=mesh,
         params_bytes=4_000,
@@ -164,12 +172,38 @@ def test_bounds_are_those_of_the_arithmetic():
         memory_bytes=chip.memory,
         collectives=sent,
     )
-    bounds = roofline(found)
+    return found, roofline(found)
+
+
+def test_bounds_are_those_of_the_arithmetic():
+    found, bounds = bounds_of(TOPOLOGIES["v5p"])
     assert math.isclose(bounds.arithmetic, found.flops / 4 / 459e12)
     assert math.isclose(bounds.network, 10 * 2e6 / 600e9)
-    # 2 x 12,000 of state, three passes over 8,000 bytes of bfloat16 weights, and maps: of each
-    # of 2 layers, 2 heads and (T + 1) / 2 keys, 5 steps that read and write 4 bytes.
-    tokens, length = found.tokens, config.data.row_length
-    maps = 3 * tokens * 2 * 5 * 2 * 4 * 2 * (length + 1) // 2
-    assert math.isclose(bounds.memory, (24_000 + 24_000 + maps / 4) / 2765e9, rel_tol=1e-6)
+    # 2 x 12,000 of state, and three passes over 8,000 bytes of bfloat16 weights.
+    assert math.isclose(bounds.memory, (24_000 + 24_000) / 2765e9)
     assert bounds.seconds == max(bounds.arithmetic, bounds.memory, bounds.network)
+
+
+@pytest.mark.parametrize(
+    ("remat", "weights", "passes"),
+    [("none", 3, 3), ("dots", 3, 3), ("attention", 4, 3), ("full", 4, 4)],
+)
+def test_maps_of_logits_go_through_the_memory_of_a_gpu(remat, weights, passes):
+    found, bounds = bounds_of(H100, remat)
+    # Of each of 2 layers, 2 heads and (T + 1) / 2 keys, 5 steps that read and write 4 bytes.
+    tokens, length = found.tokens, found.config.data.row_length
+    maps = passes * tokens * 2 * 5 * 2 * 4 * 2 * (length + 1) // 2
+    memory = 24_000 + weights * 8_000 + maps / 4
+    assert math.isclose(bounds.memory, memory / H100.bandwidth, rel_tol=1e-6)
+
+
+def test_what_is_computed_again_is_arithmetic_too():
+    flops = flops_per_token(bounds_of(H100)[0].config.model, TrainConfig().data.row_length)
+    remats = ("none", "dots", "attention", "full")
+    seconds = {remat: bounds_of(H100, remat)[1].arithmetic for remat in remats}
+    unit = seconds["none"] / flops.training
+    assert seconds["dots"] == seconds["none"]
+    layers = flops.forward - flops.output_layer
+    assert math.isclose(seconds["full"], unit * (flops.training + layers))
+    again = flops.projections + flops.feed_forward
+    assert math.isclose(seconds["attention"], unit * (flops.training + again))

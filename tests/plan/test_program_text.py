@@ -21,7 +21,16 @@ PROGRAM = """HloModule jit_step
   ROOT %less = pred[]{:T(512)} compare(%i, %three), direction=LT
 }
 
+%meanwhile (x: f32[2,2]) -> f32[4,2] {
+  %goes_on = f32[4,2]{1,0} all-gather(%x), channel_id=9, frontend_attributes={chain_id="1"}
+}
+
+%begin (x: f32[2,2]) -> f32[4,2] {
+  %begins = f32[4,2]{1,0} all-gather(%x), channel_id=9, frontend_attributes={chain_id="1"}
+}
+
 %body (p: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %beside = f32[4,2]{1,0} fusion(%x), kind=kCustom, calls=%meanwhile
   %reduced = (f32[16]{0}, bf16[2,2]{1,0}) all-reduce(%a, %b), to_apply=%add
   %loop = (s32[], bf16[8,4]) while(%t), condition=%inner_condition, body=%inner_body
   ROOT %out = (s32[], f32[16]) tuple(%i, %y)
@@ -42,6 +51,7 @@ PROGRAM = """HloModule jit_step
 
 ENTRY %main (x: f32[16]) -> f32[16] {
   %x = f32[16]{0} parameter(0)
+  %long = f32[4,2]{1,0} fusion(%x), kind=kCustom, calls=%begin
   %begun = f8e4m3fn[8]{0} fusion(%x), kind=kCustom, calls=%first_half
   %done = f8e4m3fn[8]{0} fusion(%x), kind=kCustom, calls=%second_half
   %gathered = f32[32,4]{1,0} all-gather(%x), dimensions={0}
@@ -89,5 +99,9 @@ def test_a_collective_behind_several_fusions_counts_once(found):
     assert len(collectives(PROGRAM)) == len(found)
 
 
+def test_a_collective_that_goes_on_beside_a_loop_is_sent_once(found):
+    assert found["all-gather", (("f32", (4, 2)),)].runs == 1
+
+
 def test_nothing_else_is_found(found):
-    assert len(found) == 6
+    assert len(found) == 7

@@ -2,7 +2,7 @@
 
 import sys
 
-from mta_jax.benchmark import attention, data_pipeline, decode, faults, tpu, train_step
+from mta_jax.benchmark import attention, data_pipeline, decode, faults, step, tpu, train_step
 from mta_jax.command_line.subcommands import run_subcommand
 
 BENCHMARKS = {
@@ -10,8 +10,9 @@ BENCHMARKS = {
     "data": data_pipeline.main,
     "decode": decode.main,
     "faults": faults.main,
-    "step": train_step.main,
+    "step": step.main,
     "tpu": tpu.main,
+    "train_step": train_step.main,
 }
 
 USAGE = f"""usage: python -m mta_jax.benchmark NAME [--setting value]
@@ -20,8 +21,9 @@ attention  time and memory of the attention op on the device at hand
 data       tokens per second of the data pipeline alone
 decode     time per generated token against the length of the context
 faults     a training run killed again and again, compared with one left alone
-step       time of a whole training step on the device at hand
+step       what a whole train step would take on TPUs; no TPU needed (extra `tpu`)
 tpu        what the TPU compiler says about kernels; no TPU needed (extra `tpu`)
+train_step time of a whole training step on the device at hand
 
 python -m mta_jax.benchmark NAME --help lists the settings. Names: {", ".join(BENCHMARKS)}."""
 

@@ -112,6 +112,10 @@ class HotPath:
     """Cycles of each region with matrix products, in the order of the listing: the hot
     one, tiles on the diagonal, and so on."""
 
+    row_cycles: int
+    """Cycles of all regions without matrix products together: what starts and ends rows of
+    tiles."""
+
     certain: bool
     """False where the rule could not be followed: the listing is cut, its branches do not
     nest (the hot region is then the block with most matrix products), or a loop on the
@@ -192,7 +196,7 @@ def find_hot_path(schedule: Schedule) -> HotPath:
     """Finds what an interior tile runs, by the rule at the top of this module."""
     if not _nest([*schedule.regions, *schedule.loops]):
         hottest = max(schedule.blocks, key=lambda block: (block.matmuls, block.bundles))
-        return HotPath(hottest.bundles, 0.0, None, (), certain=False)
+        return HotPath(hottest.bundles, 0.0, None, (), 0, certain=False)
     parts = _parts(schedule)
     costs = {part: _cost(blocks, part, schedule.loops) for part, blocks in parts.items()}
     most = max(cost.matmuls for cost in costs.values())
@@ -221,6 +225,13 @@ def find_hot_path(schedule: Schedule) -> HotPath:
         / math.prod(loop.trips or 1 for loop in around),
         steps=hot.grid.trips if hot.grid else 1,
         regions=tuple(costs[part].bundles for part in with_matmuls),
+        row_cycles=sum(
+            costs[part].bundles
+            for part in parts
+            if part.grid == hot.grid
+            and not costs[part].matmuls
+            and not part.region.holds(hot.region)
+        ),
         certain=(
             schedule.complete
             and all(cost.certain for cost in [costs[hot], *step])

@@ -16,7 +16,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mta_jax.benchmark.tpu_compile import Compiled, OutOfMemoryError, compile_in_subprocess
+from mta_jax.benchmark.compiler_process import OutOfMemoryError
+from mta_jax.benchmark.tpu_compile import Compiled, compile_in_subprocess
 from mta_jax.benchmark.tpu_cycles import Row, ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, YARDSTICK, Direction, Shapes
 from mta_jax.command_line import parse
@@ -50,8 +51,8 @@ class TpuBenchmarkConfig:
 
     kernels: list[str] = dataclasses.field(default_factory=lambda: list(KERNELS))
     """Kernels to compile. `splash` is JAX's own attention, and what others are compared
-    with; `pallas_tpu` is multi-token attention with a key-query kernel on the logits, the
-    others with all four mixing steps."""
+    with; `pallas_tpu` is multi-token attention with a key-query kernel on the logits,
+    `pallas_tpu_head_mixing` with head mixing on both sides, the others with all four steps."""
 
     direction: Direction = "forward"
     """Forward pass only, or with the gradients towards all arguments."""
@@ -182,6 +183,11 @@ def _yardstick(outcomes: list[_Outcome], topology: TopologyName) -> _Outcome:
     return _Outcome(kernel=YARDSTICK, topology=topology)
 
 
+def _of_role(outcome: _Outcome, role: str) -> list[float | None]:
+    """Cycles of the main kernels of a pass."""
+    return [row.whole for row in outcome.rows if row.role == role]
+
+
 def _figures(outcomes: list[_Outcome], outcome: _Outcome) -> dict[str, Any]:
     """Everything that is reported of a kernel on a TPU, ready for JSON."""
     yardstick = _yardstick(outcomes, outcome.topology)
@@ -202,6 +208,10 @@ def _figures(outcomes: list[_Outcome], outcome: _Outcome) -> dict[str, Any]:
             }
             for row in outcome.rows
         ],
+        **{
+            f"{role}_kernels_vs_splash": ratio(_of_role(outcome, role), _of_role(yardstick, role))
+            for role in ("forward", "backward")
+        },
         "pallas_kernels_vs_splash": ratio(outcome.cycles[:-1], yardstick.cycles[:-1]),
         "vs_splash": ratio(outcome.cycles, yardstick.cycles),
     }
@@ -261,6 +271,9 @@ def _print_report(config: TpuBenchmarkConfig, outcomes: list[_Outcome]) -> None:
                 notes.append(f"{where}: its tiles and other parts take {regions} cycles")
             if not row["certain"]:
                 notes.append(f"{where}: ~ a guess, see HotPath.certain")
+        for role in ("forward", "backward"):
+            if outcome.kernel != YARDSTICK and (times := figures[f"{role}_kernels_vs_splash"]):
+                table.add_row("", f"  {role} kernels", "", "", "", _spell(times, 2))
         if outcome.xla_cycles is not None:
             table.add_row("", "  XLA", "", "", _spell(outcome.xla_cycles, 1))
     console = Console(highlight=False)

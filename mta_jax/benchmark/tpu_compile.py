@@ -5,34 +5,24 @@ schedule behind gets a fresh process. `compile_in_subprocess` starts it.
 """
 
 import dataclasses
-import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mta_jax.benchmark.compiler_process import answer, run_compiler
 from mta_jax.benchmark.schedule import HotPath, find_hot_path, parse_schedule
 from mta_jax.benchmark.tpu_kernels import KERNELS, Shapes, Tile
 from mta_jax.errors import UserError
-from mta_jax.hardware.environment import ENVIRONMENT
 from mta_jax.hardware.topologies import TopologyName, abstract_mesh
 from mta_jax.ops.target import targeting
 
 _PALLAS_CALL = re.compile(r'%(\S+) = .*custom_call_target="tpu_custom_call".*')
 _ESTIMATED_BYTES = re.compile(r'"cost_estimate":\{[^}]*"bytes_accessed":"(\d+)"')
-# VMEM, which a kernel chooses to fill, is none of this.
-_OUT_OF_MEMORY = re.compile(r"Ran out of memory (?:in memory space|on) hbm\b.*", re.IGNORECASE)
-_LONGEST_MESSAGE = 300
-_RESULT = "result.json"
-
-
-class OutOfMemoryError(UserError):
-    """The program needs more memory than the device has: a finding, no mistake."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,31 +71,8 @@ def compile_in_subprocess(
       OutOfMemoryError: if the program needs more memory than the TPU has.
       UserError: if it does not compile otherwise, or not in time.
     """
-    with tempfile.TemporaryDirectory(prefix="mta-jax-schedules-") as folder:
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-        environment |= ENVIRONMENT
-        # A program from the cache would leave no schedule behind.
-        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        request = json.dumps([kernel, topology, dataclasses.asdict(shapes), folder])
-        try:
-            process = subprocess.run(
-                [sys.executable, "-m", __name__, request],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            raise UserError(f"not compiled within {timeout:g} seconds") from None
-        result = Path(folder, _RESULT)
-        if not result.exists():
-            last_words = process.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise UserError(f"the compiler ended with {process.returncode}: {last_words[0]}")
-        content = json.loads(result.read_text(encoding="utf-8"))
-    if "does_not_fit" in content:
-        raise OutOfMemoryError(content["does_not_fit"])
-    if "error" in content:
-        raise UserError(content["error"])
+    request = [kernel, topology, dataclasses.asdict(shapes)]
+    content = run_compiler(__name__, request, timeout=timeout)
     content["pallas_kernels"] = [
         PallasKernel(
             name=kernel["name"],
@@ -179,21 +146,10 @@ def _read_hot_path(folder: Path, name: str) -> HotPath:
     return find_hot_path(parse_schedule(listings[0].read_text(encoding="utf-8"), num_bundles))
 
 
-def _main(request: str) -> None:
-    """Writes what became of a request to a file in its folder."""
-    kernel, topology, shapes, folder = json.loads(request)
-    try:
-        compiled = _compile(kernel, topology, Shapes(**shapes), Path(folder))
-        content = dataclasses.asdict(compiled)
-    except Exception as error:
-        # Whatever the compiler dislikes is to be one line in the report of many programs.
-        message = str(error).strip() or type(error).__name__
-        if out_of_memory := _OUT_OF_MEMORY.search(message):
-            content = {"does_not_fit": out_of_memory[0][:_LONGEST_MESSAGE]}
-        else:
-            content = {"error": " ".join(message.split())[:_LONGEST_MESSAGE]}
-    Path(folder, _RESULT).write_text(json.dumps(content), encoding="utf-8")
+def _answer(request: list[Any], folder: Path) -> dict[str, Any]:
+    kernel, topology, shapes = request
+    return dataclasses.asdict(_compile(kernel, topology, Shapes(**shapes), folder))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    answer(sys.argv[1], _answer)

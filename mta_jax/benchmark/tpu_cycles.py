@@ -49,7 +49,7 @@ def rows_of(compiled: Compiled, shapes: Shapes, topology: Topology) -> list[Row]
     Returns:
       One row for each Pallas kernel, in the order of the program.
     """
-    causal_blocks = _causal_blocks(shapes)
+    blocks = causal_blocks(shapes)
     rows = []
     for kernel in compiled.pallas_kernels:
         path, tile = kernel.hot_path, kernel.tile
@@ -58,11 +58,12 @@ def rows_of(compiled: Compiled, shapes: Shapes, topology: Topology) -> list[Row]
             share: float | None = 1 / tile.blocks
             if len(tile.runs) == len(path.regions):
                 pairs = zip(tile.runs, path.regions, strict=True)
-                cycles = sum(runs * region for runs, region in pairs)
+                cycles: float = sum(runs * region for runs, region in pairs)
                 passes = shapes.num_heads / tile.heads
-                whole = (cycles + tile.steps * path.step_cycles) * passes / causal_blocks
+                cycles += tile.rows * path.row_cycles + tile.steps * path.step_cycles
+                whole = cycles * passes / blocks
         else:
-            share = None if path.steps is None else topology.cores * path.steps / causal_blocks
+            share = None if path.steps is None else topology.cores * path.steps / blocks
             if share is not None:
                 whole = (path.cycles + path.step_cycles) * share
         rows.append(
@@ -88,7 +89,7 @@ def xla_cycles(compiled: Compiled, shapes: Shapes, topology: Topology) -> float 
     if not compiled.pallas_kernels:
         return None
     seconds = compiled.xla_bytes / topology.bandwidth
-    return seconds * topology.clock * topology.cores / _causal_blocks(shapes)
+    return seconds * topology.clock * topology.cores / causal_blocks(shapes)
 
 
 def ratio(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
@@ -98,6 +99,6 @@ def ratio(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float
     return sum(cycles or 0 for cycles in ours) / sum(cycles or 0 for cycles in theirs)
 
 
-def _causal_blocks(shapes: Shapes) -> float:
+def causal_blocks(shapes: Shapes) -> float:
     """Logits that a causal mask leaves, in blocks of 128 x 128, of all heads."""
     return shapes.num_heads * shapes.length * (shapes.length + 1) / 2 / 128**2

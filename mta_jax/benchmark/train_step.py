@@ -1,7 +1,7 @@
 """Time of a whole training step by kind of attention, beside a Transformer's.
 
-    python -m mta_jax.benchmark step
-    python -m mta_jax.benchmark step --torch true
+    python -m mta_jax.benchmark train_step
+    python -m mta_jax.benchmark train_step --torch true
 
 The step is the one of training: loss, gradients, AdamW. Times are medians on the device
 at hand; only their ratios within one run say anything.
@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
     return run_command(
         arguments,
         StepBenchmarkConfig,
-        name="step",
+        name="train_step",
         description="Time of a whole training step on the device at hand.",
         measure=measure,
         table=_table,

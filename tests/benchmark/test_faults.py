@@ -14,7 +14,7 @@ KINDS = ["kill", "kill_in_save", "terminate", "disk_full"]
 @pytest.mark.parametrize(
     ("asynchronous", "kinds"),
     [
-        (True, ["kill_in_save", "terminate"]),
+        pytest.param(True, ["kill_in_save", "terminate"], marks=pytest.mark.once),
         pytest.param(True, KINDS, marks=pytest.mark.slow),
         pytest.param(False, ["kill", "kill_in_save"], marks=pytest.mark.slow),
     ],

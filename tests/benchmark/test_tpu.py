@@ -5,15 +5,11 @@ import subprocess
 
 import pytest
 
-from mta_jax.benchmark import tpu, tpu_compile
+from mta_jax.benchmark import compiler_process, tpu
+from mta_jax.benchmark.compiler_process import OutOfMemoryError
 from mta_jax.benchmark.schedule import HotPath
 from mta_jax.benchmark.tpu import TpuBenchmarkConfig, main
-from mta_jax.benchmark.tpu_compile import (
-    Compiled,
-    OutOfMemoryError,
-    PallasKernel,
-    compile_in_subprocess,
-)
+from mta_jax.benchmark.tpu_compile import Compiled, PallasKernel, compile_in_subprocess
 from mta_jax.benchmark.tpu_cycles import ratio, rows_of, xla_cycles
 from mta_jax.benchmark.tpu_kernels import KERNELS, Tile
 from mta_jax.errors import UserError
@@ -28,9 +24,9 @@ HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 
 def compiled(cycles, step_cycles=0.0, diagonal=0, certain=True, steps=5):
     """A program with a main kernel of 256 x 256 tiles, and one that prepares."""
-    main_path = HotPath(cycles, step_cycles, 10, (cycles, diagonal), certain)
-    preparing = HotPath(60, 12.0, steps, (), True)
-    tile = Tile("forward", 1, 256, 256, runs=(6, 4), steps=10)
+    main_path = HotPath(cycles, step_cycles, 10, (cycles, diagonal), 0, certain)
+    preparing = HotPath(60, 12.0, steps, (), 0, True)
+    tile = Tile("forward", 1, 256, 256, runs=(6, 4), rows=0, steps=10)
     return Compiled(
         temp_bytes=3 * 2**20,
         xla_bytes=2**30,
@@ -189,14 +185,14 @@ def test_a_compiler_that_takes_too_long_or_dies_is_reported(monkeypatch):
     def too_long(*args, timeout, **kwargs):
         raise subprocess.TimeoutExpired("python", timeout)
 
-    monkeypatch.setattr(tpu_compile.subprocess, "run", too_long)
+    monkeypatch.setattr(compiler_process.subprocess, "run", too_long)
     with pytest.raises(UserError, match="not compiled within 5 seconds"):
         compile_in_subprocess("splash", "v5e", SHAPES, timeout=5.0)
 
     def dies(*args, **kwargs):
         return subprocess.CompletedProcess("python", -6, stderr="a\nFatal: so it ends\n")
 
-    monkeypatch.setattr(tpu_compile.subprocess, "run", dies)
+    monkeypatch.setattr(compiler_process.subprocess, "run", dies)
     with pytest.raises(UserError, match="ended with -6: Fatal: so it ends"):
         compile_in_subprocess("splash", "v5e", SHAPES, timeout=5.0)
 
@@ -216,6 +212,17 @@ def test_splash_takes_the_cycles_it_is_known_to_take(topology, forward, backward
     assert all(row.certain and 0 < row.step_cycles < 0.5 * row.cycles for row in rows)
     assert program.temp_bytes < 2**27
     assert program.xla_bytes > 0
+
+
+@pytest.mark.aot
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu: pip install 'mta-jax[tpu]'")
+@pytest.mark.parametrize("kernel", ["splash", "pallas_tpu_head_mixing", "pallas_tpu_full"])
+def test_regions_of_kernels_are_those_of_the_source_with_documents_told_apart(kernel):
+    config = TpuBenchmarkConfig(num_heads=2, length=512, direction="forward+backward")
+    shapes = dataclasses.replace(config.shapes("v6e"), segments=True)
+    rows = rows_of(compile_in_subprocess(kernel, "v6e", shapes, timeout=600.0), shapes, V6E)
+    assert {row.role for row in rows} == {"forward", "backward"}
+    assert all(row.whole is not None for row in rows)
 
 
 @pytest.mark.aot

@@ -14,7 +14,7 @@ TINY = ["--length", "16", "--num_layers", "2", "--embed_dim", "16", "--num_heads
 def test_every_kind_and_implementation_is_measured(tmp_path, capsys):
     path = tmp_path / "figures.json"
     kinds = ["--kinds", "[transformer, mta]", "--repeats", "1", "--json", str(path)]
-    assert benchmark.main(["step", *TINY, *kinds]) == 0
+    assert benchmark.main(["train_step", *TINY, *kinds]) == 0
     content = json.loads(path.read_text())
     assert content["config"]["embed_dim"] == 16
     rows = content["measurements"]
@@ -36,7 +36,7 @@ def test_every_kind_and_implementation_is_measured(tmp_path, capsys):
 )
 def test_a_mistake_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_info:
-        benchmark.main(["step", *arguments])
+        benchmark.main(["train_step", *arguments])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -76,6 +76,7 @@ ALLOWED = {
         "data",
         "prepare",
         "training",
+        "plan",
     },
 }
 

@@ -86,7 +86,11 @@ def mixture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", [pytest.param("block_search", marks=pytest.mark.slow), "mixture"]
+    "source",
+    [
+        pytest.param("block_search", marks=pytest.mark.slow),
+        pytest.param("mixture", marks=pytest.mark.once),
+    ],
 )
 def test_a_run_killed_twice_at_random_writes_the_same_bytes(tmp_path, source, mixture):
     changes = mixture if source == "mixture" else {}

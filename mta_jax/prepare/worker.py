@@ -101,9 +101,11 @@ class Worker:
         self._tally.restart()
         shard = Shard(job.output, unit.number, number, job.dtype)
         counts = _Counts(self._report)
-        num_rows, following = 0, None
+        following: Position | None = None
+        num_rows = 0
         try:
-            for following, document in itertools.islice(rows, job.shard_documents):  # noqa: B007
+            for row in itertools.islice(rows, job.shard_documents):
+                following, document = row
                 num_rows += 1
                 if document is None:
                     continue

@@ -44,7 +44,7 @@ def main(arguments: list[str], *, prog: str, config: Path | None = None) -> int:
         start(settings.processes)
         check_same_settings(settings)
         if not is_first():
-            # What there is to say, the first process says.
+            # What there is to say, the first process says; this one's output is open to its end.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         run(settings)
     except PreemptedError as error:
@@ -85,7 +85,7 @@ def run_program(arguments: list[str], *, prog: str, config: Path | None = None) 
       config: as of `main`.
     """
     sys.unraisablehook = _report_unraisable
-    # Another sign of such reads.
+    # Another sign of the reads that `_report_unraisable` is about.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     threading.excepthook = functools.partial(_report_thread, prog)
     exit_code = main(arguments, prog=prog, config=config)

@@ -134,6 +134,11 @@ def test_a_notebook_is_shown_as_it_is_and_not_executed(site):
     assert "notebooks/trial.html" in Page(site / "index.html").links
 
 
+def test_the_letter_of_an_axis_numbers_no_list(site):
+    assert "N." in (site / "api" / "layers.html").read_text()
+    assert [path.name for path in site.rglob("*.html") if "upperalpha" in path.read_text()] == []
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_what_a_package_exports_is_in_the_reference(site, name):
     compressed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]

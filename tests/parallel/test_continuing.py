@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import yaml
 
 from mta_jax.training.records import read_rows
@@ -63,6 +64,7 @@ def train(folder, num_devices, *arguments):
     return done.stdout
 
 
+@pytest.mark.once
 def test_a_run_of_eight_devices_continues_on_one_and_begins_others(tmp_path):
     run = tmp_path / "run"
     train(run, 8, "--mesh.fsdp", "2", "--mesh.tensor", "2", "--mesh.context", "2")

@@ -28,3 +28,17 @@ def bpe(tmp_path_factory):
     path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
     train_bpe(SENTENCES, 400, path)
     return load_tokenizer(str(path))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With the test stories of QA1, of which there are three."""
+    (tmp_path / "qa1_single-supporting-fact_test.txt").write_text(
+        "1 Mary moved to the office.\n"
+        "2 Where is Mary? \toffice\t1\n"
+        "3 John went to the garden.\n"
+        "4 Where is John?\tgarden\t3\n"
+        "1 Mary went to the kitchen.\n"
+        "2 Where is Mary? \tkitchen\t1\n"
+    )
+    return tmp_path

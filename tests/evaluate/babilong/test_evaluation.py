@@ -10,7 +10,7 @@ from mta_jax.evaluate.babilong.report import figures_of, findings_of
 from mta_jax.evaluate.babilong.samples import sample_of_row
 from mta_jax.evaluate.babilong.tasks import TASKS
 from tests.evaluate.babilong.solver import answer_of
-from tests.evaluate.babilong.test_files import BABI, LINES
+from tests.evaluate.babilong.test_files import BABI
 from tests.evaluate.stand_ins import Guesser, Oracle
 
 
@@ -91,11 +91,8 @@ def test_generated_stories_are_never_called_babi(haystack_file):
     assert "bAbI" not in shown.replace("bAbI-style (generated)", "")
 
 
-def test_stories_of_files_are_named(haystack_file, tmp_path):
-    (tmp_path / "qa1_x_test.txt").write_text(LINES)
-    rows, _, _ = asked(
-        solver(), haystack_file, samples=3, lengths=[0], tasks=[1], babi=str(tmp_path)
-    )
+def test_stories_of_files_are_named(haystack_file, folder):
+    rows, _, _ = asked(solver(), haystack_file, samples=3, lengths=[0], tasks=[1], babi=str(folder))
     assert {row["source"] for row in rows} == {"bAbI (test)"}
     (table,) = findings_of(rows).tables
     assert table.title == "BABILong, bAbI (test), facts alone (0), 3 questions per task"

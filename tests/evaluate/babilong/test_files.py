@@ -11,20 +11,6 @@ from tests.evaluate.babilong.solver import answers
 # A folder with bAbI v1.2's en-10k, from https://research.facebook.com/downloads/babi/
 BABI = os.environ.get("MTA_JAX_BABI", "")
 
-LINES = """1 Mary moved to the office.
-2 Where is Mary? \toffice\t1
-3 John went to the garden.
-4 Where is John?\tgarden\t3
-1 Mary went to the kitchen.
-2 Where is Mary? \tkitchen\t1
-"""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "qa1_single-supporting-fact_test.txt").write_text(LINES)
-    return tmp_path
-
 
 def test_each_question_has_the_facts_before_it(folder):
     stories = BabiFiles(str(folder), "test", [TASKS[1]])
@@ -47,7 +33,8 @@ def test_questions_are_shuffled_by_the_seed(folder):
 
 def test_the_digest_is_that_of_the_file(folder):
     before = BabiFiles(str(folder), "test", [TASKS[1]]).digest(TASKS[1])
-    (folder / "qa1_single-supporting-fact_test.txt").write_text(LINES.replace("Mary", "Anna"))
+    (file,) = folder.glob("qa1_*")
+    file.write_text(file.read_text().replace("Mary", "Anna"))
     assert BabiFiles(str(folder), "test", [TASKS[1]]).digest(TASKS[1]) != before
 
 

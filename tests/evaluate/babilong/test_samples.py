@@ -13,7 +13,6 @@ from mta_jax.evaluate.babilong.prompts import Prompt
 from mta_jax.evaluate.babilong.samples import SampleMaker, sample_of_row
 from mta_jax.evaluate.babilong.tasks import TASKS
 from tests.evaluate.babilong.solver import facts_in
-from tests.evaluate.babilong.test_files import folder  # noqa: F401
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_no_question_is_answered_in_the_examples(maker, task):
         assert maker.stories.story(task, number, seed=0) not in examples
 
 
-def test_too_few_stories_are_refused(maker, folder):  # noqa: F811
+def test_too_few_stories_are_refused(maker, folder):
     with pytest.raises(
         ConfigError, match=r"of 600 stories of QA2, bAbI-style .* 0 fit a length of"
     ):
@@ -100,7 +99,7 @@ def test_too_few_stories_are_refused(maker, folder):  # noqa: F811
 
 @pytest.mark.parametrize("length", [0, 1024])
 @pytest.mark.parametrize("of", ["generated", "files"])
-def test_a_line_makes_its_sample_again(maker, haystack, folder, of, length):  # noqa: F811
+def test_a_line_makes_its_sample_again(maker, haystack, folder, of, length):
     stories = maker.stories if of == "generated" else BabiFiles(str(folder), "test", [TASKS[1]])
     maker = dataclasses.replace(maker, stories=stories)
     sample = maker.make(TASKS[1], length=length, index=1, number=2)
@@ -111,7 +110,7 @@ def test_a_line_makes_its_sample_again(maker, haystack, folder, of, length):  # 
         sample_of_row(row | {"index": 2, "story": 1}, **given)
 
 
-def test_a_line_of_other_text_is_refused(maker, haystack, bpe, folder):  # noqa: F811
+def test_a_line_of_other_text_is_refused(maker, haystack, bpe, folder):
     sample = maker.make(TASKS[1], length=1024, index=0, number=0)
     row = maker.origin(sample)
     given = {"stories": maker.stories, "haystack": haystack, "tokenizer": ByteTokenizer()}

@@ -54,6 +54,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!mta_jax\.).*")]
 
 html_theme = "furo"
 html_title = "mta_jax"
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["mta_jax.css"]
 html_theme_options = {
@@ -145,8 +146,17 @@ def _text_below_a_field(app, what, name, obj, options, lines):
         lines[:0] = ["..", ""]
 
 
+_LETTER = re.compile(r"^( *(?:\w+: )?)([A-Z]\.)(?= |$)")
+
+
+def _letter_that_numbers_nothing(app, what, name, obj, options, lines):
+    """Keeps reStructuredText from taking "N." for the fourteenth entry of a list."""
+    lines[:] = [_LETTER.sub(r"\1\\\2", line) for line in lines]
+
+
 def setup(app):
     """Connects what is above."""
     app.connect("source-read", _links_out_of_docs)
+    app.connect("autodoc-process-docstring", _letter_that_numbers_nothing, priority=400)
     app.connect("autodoc-process-docstring", _text_below_a_field, priority=400)
     app.connect("autodoc-process-signature", _signature_as_written)

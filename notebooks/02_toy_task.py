@@ -348,9 +348,9 @@ sample.draw(
 # one seed, a training of a minute. That the Transformer cannot learn it is not shown: the paper
 # trains for 100,000 steps, on long samples and with three seeds, and there Transformers learn it in
 # some runs and not in others, MTA in all.
-# `configs/toy_small.yaml` is all of table 1 at a size for two CPU cores: blocks of five and of
-# eight letters, the whole block, its first or its last letter as the answer. At the paper's size,
-# in a checkout of the repository:
+# [Results](https://github.com/mta-jax/mta_jax/blob/main/docs/results.md) has all of table 1 at a
+# size for two CPU cores: blocks of five and of eight letters, the whole block, its first or its
+# last letter as the answer, three seeds. At the paper's size, in a checkout of the repository:
 #
 # ```bash
 # python train.py --config configs/toy_n5_all.yaml --seed 42 --run_dir runs/toy_n5_all_42

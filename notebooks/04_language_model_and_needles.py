@@ -200,7 +200,7 @@ model:
     post_kq_kernel_size: null
 data:
   source: text
-  batch_size: 16
+  batch_size: 8
   text:
     tokenizer: tokenizer.json
     domains:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mta_jax.ops.masks import attention_mask, row_tap_mask
-from mta_jax.ops.multi_token_attention.pallas_tpu.plan import causal_steps
+from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import causal_steps
 
 # Each picture brings its background, so that it is legible whatever page it is on.
 _STYLE = """

@@ -14,6 +14,7 @@ from mta_jax.command_line import parse
 from mta_jax.command_line.plain import plain
 from mta_jax.evaluate.config import EvaluateConfig
 from mta_jax.evaluate.grid import Grid
+from mta_jax.evaluate.kept_answers import answers_file
 from mta_jax.files import check_new_folder, new_folder
 from mta_jax.provenance import provenance
 
@@ -61,18 +62,23 @@ def run_task(
     config, _ = parse(
         config_class, arguments, prog=prog, description=description, has_dry_run=False
     )
+    console = Console(highlight=False)
     if config.output is not None:
         # Before the work, not after it.
         check_new_folder(Path(config.output).expanduser(), "output")
+        kept = answers_file(Path(config.output))
+        if continued := kept.exists():
+            console.print(f"Continuing with the answers in {kept}", soft_wrap=True)
     start = time.monotonic()
     findings = evaluate(config)
     seconds = time.monotonic() - start
-    console = Console(highlight=False)
     for table in findings.tables:
         console.print(table.table())
     if config.output is not None:
-        made = provenance(command=prog, seconds=seconds)
+        # Of one that was continued, the seconds are those of its last part.
+        made = provenance(command=prog, seconds=seconds) | {"continued": continued}
         write_findings(Path(config.output).expanduser(), name, config, findings, made)
+        kept.unlink(missing_ok=True)
         console.print(f"Written to {config.output}", soft_wrap=True)
     return 0
 

@@ -1,17 +1,22 @@
 """The models that text is asked of."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from mta_jax.command_line.plain import plain
 from mta_jax.data import Tokenizer, split_tokens
 from mta_jax.errors import ConfigError
 from mta_jax.evaluate.config import EvaluateConfig, checkpoints_of
+from mta_jax.evaluate.kept_answers import KeptAnswers, answers_file
 from mta_jax.generate.language_model import LanguageModel, language_model_of
 from mta_jax.inference import Sampling, Score, score
+from mta_jax.provenance import made_with
+from mta_jax.training.checkpoint import checksums
 from mta_jax.training.saved_weights import (
     Description,
     SavedWeights,
@@ -90,6 +95,7 @@ class CheckpointModel:
       context_length: tokens of the longest text it is made for.
       language_model: the model.
       batch_size: prompts at a time.
+      answers: those of an evaluation that was stopped, which are not asked for again.
     """
 
     name: str
@@ -99,6 +105,7 @@ class CheckpointModel:
     context_length: int
     language_model: LanguageModel
     batch_size: int
+    answers: KeptAnswers = dataclasses.field(default_factory=KeptAnswers)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -117,14 +124,14 @@ class CheckpointModel:
         texts = [""] * len(prompts)
         size = min(self.batch_size, len(prompts))
         for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
-            written = self.language_model.generate(
-                filled([prompts[place] for place in places], size),
-                max_new_tokens=max_new_tokens,
-                sampling=Sampling(temperature=0.0),
-                stop=stop,
+            rows = filled([prompts[place] for place in places], size)
+            settings = {"max_new_tokens": max_new_tokens, "stop": list(stop)}
+            written = self.answers.once(
+                ["generate", rows, settings],
+                functools.partial(self._generate, rows, **settings),
             )
             for place, text in zip(places, written, strict=False):
-                texts[place] = text.text
+                texts[place] = text
             if advance:
                 advance(len(places))
         return texts
@@ -140,18 +147,27 @@ class CheckpointModel:
         scores: list[list[Score]] = [[] for _ in prompts]
         size = min(self.batch_size, len(prompts))
         for places in in_batches([len(prompt) for prompt in prompts], self.batch_size):
-            split = [split_tokens(self.tokenizer, prompts[p], choices[p]) for p in places]
-            rows = filled(split, size)
-            found = score(
-                self.language_model.decoder,
-                [np.concatenate([[self.tokenizer.bos_id], given]) for given, _ in rows],
-                [added for _, added in rows],
-            )
+            rows = filled([(prompts[place], list(choices[place])) for place in places], size)
+            found = self.answers.once(["score", rows], functools.partial(self._score, rows))
             for place, own in zip(places, found, strict=False):
-                scores[place] = own
+                scores[place] = [Score(**fields) for fields in own]
             if advance:
                 advance(len(places))
         return scores
+
+    def _generate(self, prompts: list[str], **settings: Any) -> list[str]:
+        greedy = Sampling(temperature=0.0)
+        written = self.language_model.generate(prompts, sampling=greedy, **settings)
+        return [text.text for text in written]
+
+    def _score(self, rows: list[tuple[str, list[str]]]) -> list[list[dict[str, Any]]]:
+        split = [split_tokens(self.tokenizer, prompt, choices) for prompt, choices in rows]
+        found = score(
+            self.language_model.decoder,
+            [np.concatenate([[self.tokenizer.bos_id], given]) for given, _ in split],
+            [added for _, added in split],
+        )
+        return [[dataclasses.asdict(one) for one in own] for own in found]
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -198,7 +214,7 @@ def models_of(
         config, longest=longest, setting=setting, allow_extrapolation=allow_extrapolation
     )
     return (
-        _read(folder, name, config.batch_size, longest)
+        _read(folder, name, config, longest)
         for folder, name in zip(folders, names_of(folders), strict=True)
     )
 
@@ -245,7 +261,7 @@ def described_on(source: str, config: EvaluateConfig) -> list[Description]:
     return described
 
 
-def _read(folder: Path, name: str, batch_size: int | None, longest: int) -> CheckpointModel:
+def _read(folder: Path, name: str, config: EvaluateConfig, longest: int) -> CheckpointModel:
     saved = read_weights(folder, "checkpoint")
     run = saved.program.config
     # As many tokens at a time as in training.
@@ -257,8 +273,22 @@ def _read(folder: Path, name: str, batch_size: int | None, longest: int) -> Chec
         folder=folder,
         context_length=saved.length,
         language_model=language_model_of(saved, context_length=_NO_LIMIT),
-        batch_size=batch_size or max(at_a_time, 1),
+        batch_size=config.batch_size or max(at_a_time, 1),
+        answers=KeptAnswers(
+            answers_file(Path(config.output)) if config.output else None, _depends_on(saved)
+        ),
     )
+
+
+def _depends_on(saved: SavedWeights) -> dict[str, Any]:
+    """All that a model's answers depend on, as plain values."""
+    code = made_with(num_devices=1)
+    del code["date"]
+    return code | {
+        "model": plain(saved.program.config.model),
+        "tokenizer": saved.tokenizer,
+        "weights": [int(x) for x in checksums(saved.params)],
+    }
 
 
 def kind_of(saved: SavedWeights) -> str:

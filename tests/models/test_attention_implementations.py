@@ -56,7 +56,7 @@ def gradients(config, implementation):
         (CONFIG, "pallas_tpu"),
         (CONFIG, "xla_chunked"),
         # Layers with all four steps, and layers that mix heads alone.
-        (EVERYTHING, "pallas_tpu"),
+        pytest.param(EVERYTHING, "pallas_tpu", marks=pytest.mark.once),
         (EVERYTHING, "xla_chunked"),
     ],
 )

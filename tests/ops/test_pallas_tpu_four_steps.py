@@ -10,6 +10,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.arguments import Arguments
+from mta_jax.ops.multi_token_attention.pallas_tpu import stacks
 from mta_jax.ops.multi_token_attention.pallas_tpu.four_steps import attend_in_four_steps, plan_of
 from tests.ops import attention_cases
 from tests.ops.attention_cases import CASES, Case, parametrize_cases
@@ -64,6 +65,7 @@ SLOW_CASES = (
 )
 
 
+@pytest.mark.once
 class TestFourSteps(AttentionSuite):
     implementation = "pallas_tpu"
     supports_bidirectional = False
@@ -118,6 +120,14 @@ def run(case, *, interpret=True, **changes):
 def test_with_less_memory_it_computes_more_and_gives_the_same(changes):
     plain, exact = yardsticks(PACKED, PACKED.arrays(), PACKED.cotangent())
     assert_as_accurate_as_plain(run(PACKED, **changes), plain, exact)
+
+
+@pytest.mark.once
+def test_rounds_of_several_heads_as_on_a_tpu_give_the_same(monkeypatch):
+    monkeypatch.setattr(stacks, "_INTERPRETED_AT_ONCE", stacks.AT_ONCE)
+    case = attention_cases.PACKED
+    plain, exact = yardsticks(case, case.arrays(), case.cotangent())
+    assert_as_accurate_as_plain(run(case), plain, exact)
 
 
 @pytest.mark.once

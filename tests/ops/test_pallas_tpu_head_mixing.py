@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.arguments import Arguments
-from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
+from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu, stacks
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads import Tiles, plan_of
 from tests.ops.attention_cases import Case, parametrize_cases
 from tests.ops.attention_suite import AttentionSuite
@@ -106,6 +106,13 @@ def run(case, tiles, interpret=None):
         return pallas_tpu(arguments, tiles=tiles, interpret=interpret)[0]
 
     return jax.jit(functools.partial(out_and_gradients, attend))(case.arrays(), case.cotangent())
+
+
+@pytest.mark.once
+def test_rounds_of_several_heads_as_on_a_tpu_give_the_same(monkeypatch):
+    monkeypatch.setattr(stacks, "_INTERPRETED_AT_ONCE", stacks.AT_ONCE)
+    plain, exact = yardsticks(PACKED, PACKED.arrays(), PACKED.cotangent())
+    assert_as_accurate_as_plain(run(PACKED, None), plain, exact)
 
 
 @pytest.mark.parametrize(

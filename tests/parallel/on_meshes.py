@@ -1,8 +1,8 @@
 """Trains a tiny model on one device and on meshes of eight; a process of its own.
 
-python -m tests.parallel.on_meshes KIND prints, as JSON, how far losses and parameters
-are from those of one device. KIND is a kind of attention or "finetuned": multi-token
-attention of which a part is trained, and low-rank terms, on some of the meshes.
+python -m tests.parallel.on_meshes KIND MESH [MESH ...] prints, as JSON, how far losses and
+parameters on each mesh are from those of one device. KIND is a kind of attention or "finetuned":
+multi-token attention of which a part is trained, and low-rank terms.
 """
 
 import dataclasses
@@ -37,8 +37,6 @@ MESHES = {
     "2 fsdp x 2 tensor x 2 context": MeshConfig(fsdp=2, tensor=2, context=2),
     "8 context": MeshConfig(fsdp=1, context=8),
 }
-MESHES_FINETUNED = {name: MESHES[name] for name in ("8 fsdp", "2 fsdp x 2 tensor x 2 context")}
-
 
 FINETUNE = FinetuneConfig(train=["mixing", "norms"], lora=LoraConfig(rank=4))
 
@@ -100,12 +98,12 @@ def train(config: TrainConfig, devices: list[jax.Device]) -> dict[str, np.ndarra
     return found
 
 
-def main(kind: str) -> None:
+def main(kind: str, names: list[str]) -> None:
     """Prints the largest relative difference for each mesh."""
     alone = train(dataclasses.replace(config_of(kind), mesh=MeshConfig()), jax.devices()[:1])
     report = {}
-    for name, mesh in (MESHES_FINETUNED if kind == "finetuned" else MESHES).items():
-        split = train(dataclasses.replace(config_of(kind), mesh=mesh), jax.devices())
+    for name in names:
+        split = train(dataclasses.replace(config_of(kind), mesh=MESHES[name]), jax.devices())
         report[name] = {
             field: float(np.abs(split[field] - x).max() / np.abs(x).max())
             for field, x in alone.items()
@@ -114,4 +112,4 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

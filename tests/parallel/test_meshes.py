@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.on_meshes import MESHES, MESHES_FINETUNED
+from tests.parallel.on_meshes import MESHES
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,19 +22,22 @@ def printed(*module: str) -> Any:
     return json.loads(done.stdout)
 
 
+KINDS = ("transformer", "talking_heads", "diff", "finetuned")
+# Every axis, and every parameter split as far as it goes.
+SOME_MESHES = ("8 fsdp", "2 fsdp x 2 tensor x 2 context")
+
+
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "names"),
     [
-        "mta",
-        *(
-            pytest.param(kind, marks=pytest.mark.once)
-            for kind in ("transformer", "talking_heads", "diff", "finetuned")
-        ),
+        pytest.param("mta", MESHES, id="mta"),
+        *(pytest.param(x, SOME_MESHES, id=x, marks=pytest.mark.once) for x in KINDS),
+        *(pytest.param(x, MESHES, id=f"{x}-all", marks=pytest.mark.slow) for x in KINDS),
     ],
 )
-def test_every_mesh_trains_as_one_device(kind):
-    differences = printed("tests.parallel.on_meshes", kind)
-    assert set(differences) == set(MESHES_FINETUNED if kind == "finetuned" else MESHES)
+def test_every_mesh_trains_as_one_device(kind, names):
+    differences = printed("tests.parallel.on_meshes", kind, *names)
+    assert set(differences) == set(names)
     for mesh, fields in differences.items():
         for field, difference in fields.items():
             assert difference < 1e-5, (mesh, field)

@@ -16,6 +16,7 @@ from mta_jax.training.saved_weights import read_weights
 from tests.parallel.two_processes import Process, free_port, two_processes
 
 
+@pytest.mark.once
 def test_two_processes_killed_and_stopped_end_as_one(tmp_path):
     run_dir = tmp_path / "two"
     metrics = run_dir / "metrics.jsonl"

@@ -25,6 +25,9 @@ _FLOAT32_AT_ONCE = 2
 """Likewise of float32. A product of float32 is several of bfloat16, for which its operands wait in
 parts: those of more heads or stacks would take tens of MiB."""
 
+_INTERPRETED_AT_ONCE = 1
+"""Likewise where kernels are interpreted: nothing overlaps there, and code is slow to compile."""
+
 STACK = 256
 """Rows of one product that mixes heads, or a few more: the width of a matrix unit."""
 
@@ -102,6 +105,8 @@ class GroupPlan:
     @property
     def at_once(self) -> int:
         """Heads or stacks of a round of a loop, at most."""
+        if self.interpret:
+            return _INTERPRETED_AT_ONCE
         return AT_ONCE if self.dtype.itemsize == 2 else _FLOAT32_AT_ONCE
 
     def for_each(

@@ -61,17 +61,25 @@ def assert_sound(figures, num_params, length):
 
 @needs_libtpu
 @pytest.mark.parametrize(
+    "heads",
+    [
+        # Kernels of a quarter of the heads compile in a quarter of the time.
+        ["--model.num_heads", "4", "--model.head_dim", "96"],
+        pytest.param([], marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
     "mesh",
     [
         pytest.param([], marks=pytest.mark.slow),
         ["--mesh.tensor", "2", "--mesh.context", "2"],
     ],
 )
-def test_mta_of_the_papers_width_compiles(tmp_path, mesh):
+def test_mta_of_the_papers_width_compiles(tmp_path, mesh, heads):
     figures = figures_of(
         tmp_path / "plan.json",
         *("--config", "configs/lm_880m_mta.yaml", "--topology", "v5e:2x2"),
-        *("--model.num_layers", "1", "--model.mta.kq_layers", "[0]"),
+        *("--model.num_layers", "1", "--model.mta.kq_layers", "[0]", *heads),
         *("--data.text.sequence_length", "640", "--data.batch_tokens", "5120", *mesh),
     )
     assert_sound(figures, 226_000_000, 640)
@@ -101,6 +109,7 @@ def test_the_papers_models_compile_for_large_slices(tmp_path, size, kind, topolo
 def test_two_slices_are_one_mesh():
     done = plan(
         *("--config", "configs/lm_tiny_mta.yaml", "--topology", "v5e:2x2", "--num_slices", "2"),
+        *("--model.attention", "transformer", "--model.num_layers", "1"),
         *("--mesh.data", "2", "--mesh.fsdp", "4"),
     )
     assert done.returncode == 0, done.stderr

@@ -72,7 +72,7 @@ class TestOtherProcessors(AttentionSuite):
         for length, kernel, restriction in [
             (64, (1, 1), None),
             (128, (6, 11), "packed"),
-            (257, (8, 13), "packed"),
+            (161, (8, 13), "packed"),
             (1000, (2, 9), None),
         ]
     )

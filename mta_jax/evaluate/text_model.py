@@ -274,21 +274,22 @@ def _read(folder: Path, name: str, config: EvaluateConfig, longest: int) -> Chec
         context_length=saved.length,
         language_model=language_model_of(saved, context_length=_NO_LIMIT),
         batch_size=config.batch_size or max(at_a_time, 1),
-        answers=KeptAnswers(
-            answers_file(Path(config.output)) if config.output else None, _depends_on(saved)
-        ),
+        answers=_kept_answers(config, saved),
     )
 
 
-def _depends_on(saved: SavedWeights) -> dict[str, Any]:
-    """All that a model's answers depend on, as plain values."""
-    code = made_with(num_devices=1)
-    del code["date"]
-    return code | {
+def _kept_answers(config: EvaluateConfig, saved: SavedWeights) -> KeptAnswers:
+    if config.output is None:
+        return KeptAnswers()
+    made = made_with(num_devices=1)
+    # It may go on after midnight.
+    del made["date"]
+    depends_on = made | {
         "model": plain(saved.program.config.model),
         "tokenizer": saved.tokenizer,
         "weights": [int(x) for x in checksums(saved.params)],
     }
+    return KeptAnswers(answers_file(Path(config.output)), depends_on)
 
 
 def kind_of(saved: SavedWeights) -> str:

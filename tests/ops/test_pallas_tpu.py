@@ -175,6 +175,7 @@ def test_traced_scale():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "case",
     [

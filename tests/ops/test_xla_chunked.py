@@ -29,6 +29,7 @@ class TestXlaChunked(AttentionSuite):
     supports_weights = False
 
 
+@pytest.mark.once
 class TestSmallBlocks(AttentionSuite):
     """Many blocks, the last of them incomplete, with halos over several."""
 
@@ -42,6 +43,7 @@ class TestSmallBlocks(AttentionSuite):
         monkeypatch.setattr(row_blocks, "_MAX_STAGES", {"cpu": 3})
 
 
+@pytest.mark.once
 class TestOtherProcessors(AttentionSuite):
     """What is compiled for a TPU, which a CPU can run as well: convolution by banded products."""
 
@@ -56,6 +58,7 @@ class TestOtherProcessors(AttentionSuite):
             yield
 
 
+@pytest.mark.once
 @parametrize_cases(
     *(
         Case(
@@ -164,6 +167,7 @@ def peak_bytes(length, implementation):
     return jax.jit(run).lower(shapes).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.once
 def test_memory_grows_with_the_length_and_not_its_square():
     small, large = peak_bytes(512, "xla_chunked"), peak_bytes(1024, "xla_chunked")
     assert large < 2.2 * small

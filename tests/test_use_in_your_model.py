@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "page", ["docs/use_in_your_model.md", "docs/fused_path.md", "docs/tutorial.md", "README.md"]
 )

@@ -11,6 +11,7 @@ from mta_jax.training.state import make_program
 TINY = ["--length", "16", "--num_layers", "2", "--embed_dim", "16", "--num_heads", "2"]
 
 
+@pytest.mark.once
 def test_every_kind_and_implementation_is_measured(tmp_path, capsys):
     path = tmp_path / "figures.json"
     kinds = ["--kinds", "[transformer, mta]", "--repeats", "1", "--json", str(path)]

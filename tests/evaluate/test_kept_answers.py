@@ -55,6 +55,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         answers.once("first", lambda: 1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("task", "settings"),
     [

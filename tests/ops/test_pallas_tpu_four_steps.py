@@ -122,7 +122,7 @@ def test_with_less_memory_it_computes_more_and_gives_the_same(changes):
     assert_as_accurate_as_plain(run(PACKED, **changes), plain, exact)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_rounds_of_several_heads_as_on_a_tpu_give_the_same(monkeypatch):
     monkeypatch.setattr(stacks, "_INTERPRETED_AT_ONCE", stacks.AT_ONCE)
     case = attention_cases.SQUARE

@@ -218,6 +218,7 @@ def children(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
+@pytest.mark.once
 def test_killed_it_continues_to_the_same_bytes(tmp_path, capsys):
     interrupted = Process(tmp_path, workers=2)
     interrupted.wait_for_more()

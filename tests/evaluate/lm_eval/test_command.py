@@ -21,6 +21,8 @@ from mta_jax.evaluate.lm_eval.config import LmEvalConfig
 from mta_jax.evaluate.lm_eval.running import evaluate_tasks, harness_results
 from mta_jax.evaluate.perplexity import PerplexityConfig, evaluate_perplexity
 
+pytestmark = pytest.mark.once
+
 # The last is longer than the 64 tokens of the model's context, and one has an odd space.
 PASSAGES = ["the end of the", "a loop over its  items", "so long " * 12 + "a passage"]
 TEXTS = ["Names in this manual", "are those of the grammar, with ümlauts.", "And one  more.\n"]

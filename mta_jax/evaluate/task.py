@@ -63,10 +63,11 @@ def run_task(
         config_class, arguments, prog=prog, description=description, has_dry_run=False
     )
     console = Console(highlight=False)
-    if config.output is not None:
+    output = None if config.output is None else Path(config.output).expanduser()
+    if output is not None:
         # Before the work, not after it.
-        check_new_folder(Path(config.output).expanduser(), "output")
-        kept = answers_file(Path(config.output))
+        check_new_folder(output, "output")
+        kept = answers_file(output)
         if continued := kept.exists():
             console.print(f"Continuing with the answers in {kept}", soft_wrap=True)
     start = time.monotonic()
@@ -74,10 +75,10 @@ def run_task(
     seconds = time.monotonic() - start
     for table in findings.tables:
         console.print(table.table())
-    if config.output is not None:
+    if output is not None:
         # Of one that was continued, the seconds are those of its last part.
         made = provenance(command=prog, seconds=seconds) | {"continued": continued}
-        write_findings(Path(config.output).expanduser(), name, config, findings, made)
+        write_findings(output, name, config, findings, made)
         kept.unlink(missing_ok=True)
         console.print(f"Written to {config.output}", soft_wrap=True)
     return 0

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.typing import Array
 
@@ -40,6 +41,14 @@ def shared(head: Array, group: int) -> Array:
     """Which shared head a query head uses, for index maps."""
     # Not `//`, which in Python's rounding costs a dozen scalar instructions.
     return lax.div(head, np.int32(group))
+
+
+def compiler_params(vmem_limit_bytes: int) -> pltpu.CompilerParams:
+    """Of a kernel whose grid is batch, heads and steps, of which the steps come in their order."""
+    return pltpu.CompilerParams(
+        dimension_semantics=("parallel", "parallel", "arbitrary"),
+        vmem_limit_bytes=vmem_limit_bytes,
+    )
 
 
 def in_32_bits(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

@@ -189,6 +189,11 @@ def take_head(stacks: Ref, head: Array, columns: slice) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
+def put_stack(stacks: Ref, g: Array, x: Array) -> None:
+    """Writes a stack, of the shape of one in `stacks` or ``[stack, columns]``."""
+    stacks[g] = x.reshape(stacks.shape[1:]).astype(stacks.dtype)
+
+
 def to_width(x: Array, width: int) -> Array:
     """Columns of equal entries, ``[..., LANES]``, as ``[..., width]``."""
     return jnp.concatenate([x] * (width // LANES), axis=-1) if width > LANES else x

@@ -23,7 +23,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.operands import (
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.plan import Cut, Plan
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.steps import column_by_column
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import Ref, compiler_params
 from mta_jax.ops.multi_token_attention.pallas_tpu.stacks import (
     put_head,
     staggered,
@@ -116,10 +116,7 @@ def backward(
             ],
         ),
         out_shape=list(out_shape),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         interpret=plan.interpret,
         name="mta_mixed_backward",
     )(steps.table, *operands)

@@ -22,7 +22,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.operands import (
     segment_specs,
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.plan import Cut, Plan
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import Ref, compiler_params
 from mta_jax.ops.multi_token_attention.pallas_tpu.row_statistics import RowStatistics
 from mta_jax.ops.multi_token_attention.pallas_tpu.stacks import (
     put_head,
@@ -98,10 +98,7 @@ def forward(
                 (plan.batch, plan.programs, plan.length // plan.rows, 2, plan.stack), jnp.float32
             ),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         interpret=plan.interpret,
         name="mta_mixed_forward",
     )(steps.table, *operands)

@@ -21,7 +21,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.operands import (
 )
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.plan import Cut, Plan
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads.steps import row_by_row
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, compiler_params
 from mta_jax.ops.multi_token_attention.pallas_tpu.row_statistics import (
     add_lanes,
     load_columns,
@@ -93,10 +93,7 @@ def row_terms(
             ],
         ),
         out_shape=jax.ShapeDtypeStruct((*statistics.shape[:3], 1, plan.stack), jnp.float32),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         interpret=plan.interpret,
         name="mta_mixed_row_terms",
     )(steps.table, *operands)

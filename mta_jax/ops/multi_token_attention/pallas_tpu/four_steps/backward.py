@@ -49,9 +49,10 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.four_steps.tiles import (
     query_specs,
     stack_spec,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, compiler_params
 from mta_jax.ops.multi_token_attention.pallas_tpu.row_statistics import add_lanes, load_columns
 from mta_jax.ops.multi_token_attention.pallas_tpu.stacks import (
+    put_stack,
     staggered,
     take_head,
     to_width,
@@ -167,10 +168,7 @@ def backward(
             ],
         ),
         out_shape=list(out_shape),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         input_output_aliases=aliases,
         interpret=plan.interpret,
         name="mta_full_backward",
@@ -391,9 +389,6 @@ def _kernel(plan: Plan, steps: Ref, *rest: Ref) -> None:
         dkernels.post_matrix[...] += plan.dot(
             jnp.concatenate(dmixed_weights, axis=1), jnp.concatenate(before, axis=1), (1, 1)
         )
-
-    def put_stack(stacks: Ref, g: Array, x: Array) -> None:
-        stacks[g] = x.reshape(stacks.shape[1:]).astype(stacks.dtype)
 
     pre_taps: Any = plan.pre_taps
     post_taps: Any = plan.post_taps

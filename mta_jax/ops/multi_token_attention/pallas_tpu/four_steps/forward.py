@@ -32,9 +32,10 @@ from mta_jax.ops.multi_token_attention.pallas_tpu.four_steps.tiles import (
     query_specs,
     stack_spec,
 )
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import Ref
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import Ref, compiler_params
 from mta_jax.ops.multi_token_attention.pallas_tpu.row_statistics import RowStatistics
 from mta_jax.ops.multi_token_attention.pallas_tpu.stacks import (
+    put_stack,
     staggered,
     take_head,
 )
@@ -104,10 +105,7 @@ def forward(
                 jnp.float32,
             ),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         interpret=plan.interpret,
         name="mta_full_forward",
     )(*scalars, *operands)
@@ -178,7 +176,9 @@ def _kernel(plan: Plan, steps: Ref, *rest: Ref) -> None:
         def weigh(g: Array, x: Array) -> None:
             p = softmax.weights(g, x)
             if plan.post_taps is None:
-                put_stack(g, p if post_matrix is None else mix_weights(p.astype(plan.dtype)))
+                put_stack(
+                    stacked, g, p if post_matrix is None else mix_weights(p.astype(plan.dtype))
+                )
                 return
             plan.put_stack(source, g, p)
 
@@ -199,7 +199,9 @@ def _kernel(plan: Plan, steps: Ref, *rest: Ref) -> None:
                 plan.for_each(
                     plan.stacks,
                     lambda indices: staggered(
-                        indices, lambda g: mix_weights(stacked[g]), put_stack
+                        indices,
+                        lambda g: mix_weights(stacked[g]),
+                        functools.partial(put_stack, stacked),
                     ),
                 )
 
@@ -219,9 +221,6 @@ def _kernel(plan: Plan, steps: Ref, *rest: Ref) -> None:
 
     def mix_weights(weights: Array) -> Array:
         return plan.dot(post_matrix[...], weights.reshape(plan.stack, -1), (1, 0))
-
-    def put_stack(g: Array, x: Array) -> None:
-        stacked[g] = x.reshape(stacked.shape[1:]).astype(stacked.dtype)
 
     def write(heads: list[Array]) -> None:
         for k, n in enumerate(heads):

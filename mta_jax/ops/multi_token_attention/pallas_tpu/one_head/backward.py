@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.masks import MASK_VALUE
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, shared
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, compiler_params, shared
 from mta_jax.ops.multi_token_attention.pallas_tpu.one_head import band
 from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.expand_keys import (
     in_document,
@@ -144,10 +144,7 @@ def backward(
             scratch_shapes=scratch,
         ),
         out_shape=list(out_shape),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         interpret=plan.interpret,
         name="mta_backward",
     )(steps, *operands)

@@ -10,7 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mta_jax.ops.masks import MASK_VALUE
-from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, shared
+from mta_jax.ops.multi_token_attention.pallas_tpu.layout import LANES, Ref, compiler_params, shared
 from mta_jax.ops.multi_token_attention.pallas_tpu.one_head import band
 from mta_jax.ops.multi_token_attention.pallas_tpu.one_head.plan import (
     QUERY_HALO,
@@ -91,10 +91,7 @@ def forward(
             ),
             jax.ShapeDtypeStruct((plan.batch, plan.num_heads, 2, plan.length), jnp.float32),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=plan.vmem_limit_bytes,
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
         interpret=plan.interpret,
         name="mta_forward",
     )(steps, *operands)

@@ -16,7 +16,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu
 from mta_jax.ops.multi_token_attention.pallas_tpu.one_head import BlockSizes
 from mta_jax.ops.target import targeting
 from tests.ops.attention_cases import Case, parametrize_cases
-from tests.ops.attention_suite import AttentionSuite
+from tests.ops.pallas_tpu_suite import PallasTpuSuite, assert_a_scale_may_be_traced
 from tests.ops.yardsticks import assert_as_accurate_as_plain, out_and_gradients, yardsticks
 
 # Interpreted tiles are 128 wide, so 257 positions make three of them.
@@ -43,15 +43,9 @@ CASES = (
 )
 
 
-class TestPallasTpu(AttentionSuite):
-    implementation = "pallas_tpu"
+class TestPallasTpu(PallasTpuSuite):
     small_case = SMALL
     identity_case = SMALL
-    supports_bidirectional = False
-    supports_dropout = False
-    supports_mask = False
-    supports_varying_axes = False
-    supports_weights = False
 
     @parametrize_cases(*CASES)
     def test_float32_output_and_every_gradient_are_as_accurate_as_plain(self, case):
@@ -165,14 +159,7 @@ def test_a_scale_of_zero_has_gradients():
 
 def test_traced_scale():
     case = dataclasses.replace(SMALL, query_length=9)
-
-    def attend(scale, implementation):
-        arrays = jax.tree.map(jnp.asarray, case.arrays())
-        return multi_token_attention(**arrays, scale=scale, implementation=implementation)
-
-    run = jax.jit(jax.value_and_grad(lambda *a: attend(*a).sum()), static_argnums=1)
-    got, expected = run(0.3, "pallas_tpu"), run(0.3, "reference")
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert_a_scale_may_be_traced(case.arrays(), rtol=1e-5)
 
 
 @pytest.mark.once

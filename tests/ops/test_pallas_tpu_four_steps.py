@@ -14,7 +14,7 @@ from mta_jax.ops.multi_token_attention.pallas_tpu import stacks
 from mta_jax.ops.multi_token_attention.pallas_tpu.four_steps import attend_in_four_steps, plan_of
 from tests.ops import attention_cases
 from tests.ops.attention_cases import CASES, Case, parametrize_cases
-from tests.ops.attention_suite import AttentionSuite
+from tests.ops.pallas_tpu_suite import PallasTpuSuite, assert_a_scale_may_be_traced
 from tests.ops.yardsticks import assert_as_accurate_as_plain, out_and_gradients, yardsticks
 
 # A window owns 240 queries, of gradients 224, and a tile twice 112 keys: three rows of tiles.
@@ -66,14 +66,7 @@ SLOW_CASES = (
 
 
 @pytest.mark.once
-class TestFourSteps(AttentionSuite):
-    implementation = "pallas_tpu"
-    supports_bidirectional = False
-    supports_dropout = False
-    supports_mask = False
-    supports_varying_axes = False
-    supports_weights = False
-
+class TestFourSteps(PallasTpuSuite):
     @parametrize_cases(*FAST_CASES)
     def test_float32_output_and_every_gradient_are_as_accurate_as_plain(self, case):
         super().test_float32_output_and_every_gradient_are_as_accurate_as_plain(case)
@@ -179,14 +172,7 @@ def test_documents_that_no_tile_of_a_row_shares_are_skipped():
 
 def test_traced_scale():
     case = dataclasses.replace(TILES, query_length=9)
-
-    def attend(scale, implementation):
-        arrays = jax.tree.map(jnp.asarray, case.arrays())
-        return multi_token_attention(**arrays, scale=scale, implementation=implementation)
-
-    run = jax.jit(jax.value_and_grad(lambda *a: attend(*a).sum()), static_argnums=1)
-    got, expected = run(0.3, "pallas_tpu"), run(0.3, "reference")
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert_a_scale_may_be_traced(case.arrays(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mta_jax.ops.multi_token_attention import multi_token_attention
 from mta_jax.ops.multi_token_attention.arguments import Arguments
 from mta_jax.ops.multi_token_attention.pallas_tpu import pallas_tpu, stacks
 from mta_jax.ops.multi_token_attention.pallas_tpu.all_heads import Tiles, plan_of
 from tests.ops.attention_cases import Case, parametrize_cases
-from tests.ops.attention_suite import AttentionSuite
+from tests.ops.pallas_tpu_suite import PallasTpuSuite, assert_a_scale_may_be_traced
 from tests.ops.yardsticks import assert_as_accurate_as_plain, out_and_gradients, yardsticks
 
 SMALL = Case(query_length=63, num_heads=2, num_kv_heads=1, pre_head=2, post_head=2)
@@ -65,15 +64,9 @@ CASES = (
 
 
 @pytest.mark.once
-class TestHeadMixing(AttentionSuite):
-    implementation = "pallas_tpu"
+class TestHeadMixing(PallasTpuSuite):
     small_case = SMALL
     identity_case = SMALL
-    supports_bidirectional = False
-    supports_dropout = False
-    supports_mask = False
-    supports_varying_axes = False
-    supports_weights = False
 
     @parametrize_cases(*CASES)
     def test_float32_output_and_every_gradient_are_as_accurate_as_plain(self, case):
@@ -178,14 +171,7 @@ def test_refuses_more_tiles_than_their_table_may_have(query_length, key_length):
 
 @pytest.mark.parametrize("kernels", [("pre", "post"), ("post",)])
 def test_traced_scale(kernels):
-    case = dataclasses.replace(SMALL, query_length=9)
-
-    def attend(scale, implementation):
-        arrays = jax.tree.map(jnp.asarray, case.arrays())
-        for side in {"pre", "post"} - set(kernels):
-            del arrays[f"{side}_head_kernel"]
-        return multi_token_attention(**arrays, scale=scale, implementation=implementation)
-
-    run = jax.jit(jax.value_and_grad(lambda *a: attend(*a).sum()), static_argnums=1)
-    got, expected = run(0.3, "pallas_tpu"), run(0.3, "reference")
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    arrays = dataclasses.replace(SMALL, query_length=9).arrays()
+    for side in {"pre", "post"} - set(kernels):
+        del arrays[f"{side}_head_kernel"]
+    assert_a_scale_may_be_traced(arrays, rtol=1e-4)
